@@ -1,0 +1,94 @@
+"""BatchNorm whose statistics are those of speech alone.
+
+In come rows, one for every valid frame (padding is left out before), out go the same rows normalised. The mean and the
+variance are taken over the rows of the whole global batch, those of all other processes included, in float32 at least.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def sum_over_ranks(*values: Tensor) -> tuple[Tensor, ...]:
+    """Adds each tensor over all processes, in one message; every process must call it, whatever it holds."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return values
+    message = torch.cat([value.reshape(-1) for value in values])
+    dist.all_reduce(message)
+    parts = message.split([value.numel() for value in values])
+    return tuple(part.view_as(value) for part, value in zip(parts, values))
+
+
+class _NormalizeRows(torch.autograd.Function):
+    """y = weight · (x − mean) / sqrt(var + eps) + bias, with the statistics of all rows of all processes."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor, eps: float):
+        count, total = sum_over_ranks(rows.new_tensor([rows.shape[0]]), rows.sum(0))
+        count = count.clamp(min=1)
+        mean = total / count
+        centred = rows - mean
+        (squares,) = sum_over_ranks(centred.square().sum(0))
+        variance = squares / count
+        inverse_deviation = torch.rsqrt(variance + eps)
+        ctx.save_for_backward(centred, weight, inverse_deviation, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return torch.addcmul(bias, centred, weight * inverse_deviation), mean, variance, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, *_):
+        centred, weight, inverse_deviation, count = ctx.saved_tensors
+        grad_bias = grad.sum(0)
+        grad_weight = (grad * centred).sum(0) * inverse_deviation
+        # Each process keeps its own share of the parameters' gradients (data parallelism adds them up), but the
+        # gradient of a row depends on the sums over all rows, wherever they are.
+        all_bias, all_weight = sum_over_ranks(grad_bias, grad_weight)
+        grad_rows = grad - all_bias / count
+        grad_rows.addcmul_(centred, all_weight * inverse_deviation / count, value=-1)
+        return grad_rows.mul_(weight * inverse_deviation), grad_weight, grad_bias, None
+
+
+class SpeechBatchNorm(nn.Module):
+    """Sequence-wise BatchNorm (section 3.2 of the paper).
+
+    Args:
+        num_features: columns of the rows.
+        eps: added to the variance.
+        momentum: weight of the newest batch in the running averages that inference uses.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Normalises `rows`, shape (valid frames, features); float16 and bfloat16 come out as float32."""
+        if rows.dtype in (torch.float16, torch.bfloat16):
+            rows = rows.float()
+        if not self.training:
+            scale, shift = self.scale_and_shift()
+            return torch.addcmul(shift, rows, scale)
+        normalized, mean, variance, count = _NormalizeRows.apply(rows, self.weight, self.bias, self.eps)
+        with torch.no_grad():
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        return normalized
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """The affine map y = scale · x + shift that the layer is at inference."""
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return scale, self.bias - self.running_mean * scale
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.running_mean)
+        nn.init.ones_(self.running_var)

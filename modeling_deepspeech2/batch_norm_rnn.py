@@ -1,0 +1,392 @@
+"""The heart of Deep Speech 2: h_t = f(BN(W·x_t) + U·h_{t-1}), forwards in time or in both directions.
+
+In comes a padded batch of frames with the utterances' lengths, out go the hidden states, with zeros in the padding.
+Inside, only valid frames exist, as packed rows: one product W·x for all frames and both directions, BatchNorm on its rows,
+then a loop over time with one product U·h a step for both directions. Back-propagation through time is written by hand:
+what does not depend on the step before is computed for all steps at once, and the gradient of U is one product at the end.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.amp import custom_bwd, custom_fwd
+from torch.autograd.function import once_differentiable
+
+from .batch_norm import SpeechBatchNorm
+
+
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+
+
+class PackedFrames:
+    """Where the valid frames of a padded batch stand when they are packed: time by time, longest utterance first.
+
+    Args:
+        lengths: valid frames of each utterance, shape (batch,); zero is allowed, any order too.
+        num_frames: frames of the padded batch.
+    """
+
+    def __init__(self, lengths: Tensor, num_frames: int):
+        lengths, order = lengths.long().sort(descending=True, stable=True)
+        time = torch.arange(num_frames, device=lengths.device)[:, None]
+        self.num_frames = num_frames
+        self.valid = time < lengths  # (time, batch), utterances from long to short
+        self.rows = (order * num_frames + time)[self.valid]  # of each packed row, the row in the padded batch
+        self.lengths = lengths
+
+    @cached_property
+    def steps(self) -> list[tuple[int, int]]:
+        """First and last + 1 packed row of each time step."""
+        ends = self.valid.sum(1).cumsum(0).tolist()
+        steps = list(zip([0, *ends[:-1]], ends))
+        return [(start, end) for start, end in steps if end > start]
+
+    @cached_property
+    def first_row(self) -> Tensor:
+        """First packed row of each time step, shape (time, 1)."""
+        ends = self.valid.sum(1).cumsum(0)
+        return torch.cat([ends.new_zeros(1), ends[:-1]])[:, None]
+
+    def row_of(self, time: Tensor) -> Tensor:
+        """Packed row of each utterance at the given times, both of shape (time, batch); valid frames only."""
+        utterance = torch.arange(len(self.lengths), device=time.device)
+        return (self.first_row[time.clamp(min=0), 0] + utterance)[self.valid]
+
+    @cached_property
+    def mirror(self) -> Tensor:
+        """For each packed row the row that stands in its place when every utterance is read from its end."""
+        time = torch.arange(self.num_frames, device=self.lengths.device)[:, None]
+        return self.row_of(self.lengths - 1 - time)
+
+    @cached_property
+    def previous(self) -> Tensor:
+        """For each packed row the row one time step before; meaningless at the first step."""
+        time = torch.arange(self.num_frames, device=self.lengths.device)[:, None]
+        return self.row_of((time - 1).expand_as(self.valid))
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(batch, time, features) -> (valid frames, features)"""
+        return padded.flatten(0, 1).index_select(0, self.rows)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(valid frames, features) -> (batch, time, features), with zeros in the padding"""
+        batch_size = len(self.lengths)
+        padded = packed.new_zeros(batch_size * self.num_frames, *packed.shape[1:])
+        return padded.index_copy(0, self.rows, packed).unflatten(0, (batch_size, self.num_frames))
+
+
+@dataclass(frozen=True)
+class Activation:
+    """f of the recurrence: tanh, or min(max(x, 0), clip) where `clip` is given."""
+
+    clip: float | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.tanh(x) if self.clip is None else F.hardtanh(x, 0.0, self.clip)
+
+    def apply_(self, x: Tensor) -> Tensor:
+        return x.tanh_() if self.clip is None else x.clamp_(0.0, self.clip)
+
+    def slope(self, y: Tensor) -> Tensor:
+        """f'(x) as a function of y = f(x)."""
+        return 1 - y * y if self.clip is None else ((y > 0) & (y < self.clip)).to(y.dtype)
+
+
+# Below, `inputs` are BN(W·x) of shape (directions, rows, gates · hidden), `weight` is U of shape (directions, gates · hidden,
+# hidden), and the second direction's rows are mirrored, so that every direction runs from the first row to the last.
+
+
+def _previous_states(states: Tensor, frames: PackedFrames) -> Tensor:
+    previous = states.index_select(1, frames.previous)
+    previous[:, : frames.steps[0][1] if frames.steps else 0] = 0
+    return previous
+
+
+def _add_carry(grad: Tensor, carry: Tensor | None) -> Tensor:
+    if carry is not None:
+        grad[:, : carry.shape[1]] += carry
+    return grad
+
+
+class _RNN(torch.autograd.Function):
+    """h = f(x + U h')"""
+
+    @staticmethod
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
+        states = torch.empty_like(inputs)
+        transposed = weight.transpose(1, 2).contiguous()
+        state = inputs.new_zeros(len(weight), len(frames.lengths), weight.shape[2])
+        for start, end in frames.steps:
+            state = torch.baddbmm(inputs[:, start:end], state[:, : end - start], transposed, out=states[:, start:end])
+            activation.apply_(state)
+        ctx.save_for_backward(states, weight)
+        ctx.frames, ctx.activation = frames, activation
+        return states
+
+    @staticmethod
+    @once_differentiable
+    @custom_bwd(device_type="cpu")
+    def backward(ctx, grad: Tensor):
+        states, weight = ctx.saved_tensors
+        grad_inputs = grad.clone(memory_format=torch.contiguous_format)
+        slope = ctx.activation.slope(states)
+        carry = None
+        for start, end in reversed(ctx.frames.steps):
+            step = _add_carry(grad_inputs[:, start:end], carry).mul_(slope[:, start:end])
+            carry = torch.bmm(step, weight)
+        grad_weight = torch.bmm(grad_inputs.transpose(1, 2), _previous_states(states, ctx.frames))
+        return grad_inputs, grad_weight, None, None
+
+
+class _GRU(torch.autograd.Function):
+    """r, z = σ(x_rz + U_rz h');  n = f(x_n + r ∘ U_n h');  h = n + z ∘ (h' − n)
+
+    The paper writes 1 − z where torch's GRU, and so this one, writes z.
+    """
+
+    @staticmethod
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
+        directions, rows, _ = inputs.shape
+        hidden = weight.shape[2]
+        gates = inputs.new_empty(directions, rows, 2 * hidden)
+        recurrent = inputs.new_empty(directions, rows, hidden)  # U_n h'
+        candidates = inputs.new_empty(directions, rows, hidden)
+        states = inputs.new_empty(directions, rows, hidden)
+        transposed = weight.transpose(1, 2).contiguous()
+        state = inputs.new_zeros(directions, len(frames.lengths), hidden)
+        for start, end in frames.steps:
+            state = state[:, : end - start]
+            product = torch.bmm(state, transposed)
+            reset_update = gates[:, start:end]
+            torch.add(inputs[:, start:end, : 2 * hidden], product[..., : 2 * hidden], out=reset_update).sigmoid_()
+            recurrent[:, start:end] = product[..., 2 * hidden :]
+            candidate = candidates[:, start:end]
+            torch.addcmul(
+                inputs[:, start:end, 2 * hidden :],
+                reset_update[..., :hidden],
+                product[..., 2 * hidden :],
+                out=candidate,
+            )
+            activation.apply_(candidate)
+            state = torch.lerp(candidate, state, reset_update[..., hidden:], out=states[:, start:end])
+        ctx.save_for_backward(gates, recurrent, candidates, states, weight)
+        ctx.frames, ctx.activation = frames, activation
+        return states
+
+    @staticmethod
+    @once_differentiable
+    @custom_bwd(device_type="cpu")
+    def backward(ctx, grad: Tensor):
+        gates, recurrent, candidates, states, weight = ctx.saved_tensors
+        reset, update = gates.chunk(2, dim=-1)
+        previous = _previous_states(states, ctx.frames)
+        # Per unit of dL/dh_t: the gradients before the non-linearities, in the order r, z, r ∘ n of the rows of U.
+        candidate_slope = (1 - update) * ctx.activation.slope(candidates)
+        factors = torch.stack(
+            [
+                candidate_slope * recurrent * reset * (1 - reset),
+                (previous - candidates) * update * (1 - update),
+                candidate_slope * reset,
+            ],
+            dim=2,
+        )
+        grad_states = grad.clone(memory_format=torch.contiguous_format)
+        carry = None
+        for start, end in reversed(ctx.frames.steps):
+            grad_state = _add_carry(grad_states[:, start:end], carry)
+            step = factors[:, start:end].mul_(grad_state[:, :, None])
+            carry = torch.baddbmm(grad_state * update[:, start:end], step.flatten(2), weight)
+        grad_recurrent = factors.flatten(2)
+        grad_weight = torch.bmm(grad_recurrent.transpose(1, 2), previous)
+        hidden = weight.shape[2]
+        grad_inputs = torch.cat([grad_recurrent[..., : 2 * hidden], grad_states * candidate_slope], dim=-1)
+        return grad_inputs, grad_weight, None, None
+
+
+class _LSTM(torch.autograd.Function):
+    """i, f, o = σ(…);  g = f(…);  c = f ∘ c' + i ∘ g;  h = o ∘ f(c), each … = x + U h', in the order i, f, g, o"""
+
+    @staticmethod
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
+        directions, rows, _ = inputs.shape
+        hidden = weight.shape[2]
+        gates = torch.empty_like(inputs)
+        cells = inputs.new_empty(directions, rows, hidden)
+        states = inputs.new_empty(directions, rows, hidden)
+        transposed = weight.transpose(1, 2).contiguous()
+        state = cell = inputs.new_zeros(directions, len(frames.lengths), hidden)
+        for start, end in frames.steps:
+            size = end - start
+            step = torch.baddbmm(inputs[:, start:end], state[:, :size], transposed, out=gates[:, start:end])
+            step[..., : 2 * hidden].sigmoid_()
+            activation.apply_(step[..., 2 * hidden : 3 * hidden])
+            step[..., 3 * hidden :].sigmoid_()
+            into, forget, candidate, out = step.chunk(4, dim=-1)
+            cell = torch.mul(forget, cell[:, :size], out=cells[:, start:end]).addcmul_(into, candidate)
+            state = torch.mul(out, activation(cell), out=states[:, start:end])
+        ctx.save_for_backward(gates, cells, states, weight)
+        ctx.frames, ctx.activation = frames, activation
+        return states
+
+    @staticmethod
+    @once_differentiable
+    @custom_bwd(device_type="cpu")
+    def backward(ctx, grad: Tensor):
+        gates, cells, states, weight = ctx.saved_tensors
+        frames, activation = ctx.frames, ctx.activation
+        into, forget, candidate, out = gates.chunk(4, dim=-1)
+        activated = activation(cells)
+        cell_per_state = out * activation.slope(activated)
+        out_per_state = activated * out * (1 - out)
+        per_cell = torch.stack(
+            [
+                candidate * into * (1 - into),
+                _previous_states(cells, frames) * forget * (1 - forget),
+                into * activation.slope(candidate),
+            ],
+            dim=2,
+        )
+        grad_states = grad.clone(memory_format=torch.contiguous_format)
+        grad_inputs = torch.empty_like(gates)
+        split = grad_inputs.unflatten(2, (4, -1))
+        carry = cell_carry = None
+        for start, end in reversed(frames.steps):
+            grad_state = _add_carry(grad_states[:, start:end], carry)
+            grad_cell = _add_carry(grad_state * cell_per_state[:, start:end], cell_carry)
+            torch.mul(per_cell[:, start:end], grad_cell[:, :, None], out=split[:, start:end, :3])
+            torch.mul(grad_state, out_per_state[:, start:end], out=split[:, start:end, 3])
+            carry = torch.bmm(grad_inputs[:, start:end], weight)
+            cell_carry = grad_cell * forget[:, start:end]
+        grad_weight = torch.bmm(grad_inputs.transpose(1, 2), _previous_states(states, frames))
+        return grad_inputs, grad_weight, None, None
+
+
+RECURRENCES = {"rnn": _RNN, "gru": _GRU, "lstm": _LSTM}
+
+
+class BatchNormRNN(nn.Module):
+    """One recurrent layer; the two directions of a bidirectional layer are summed (section 3 of the paper).
+
+    Args:
+        input_size, hidden_size: features of a frame before and after.
+        rnn_type: "gru", "rnn" or "lstm".
+        bidirectional: also read every utterance from its end.
+        share_input_weights: both directions use the same W and BatchNorm, as in the paper; only U differs.
+        batch_norm: "sequence" normalises W·x over all valid frames; "step" normalises W·x + U·h over the batch at each
+            step (the paper's first attempt, a plain loop, statistics of this process alone); "off" adds a bias instead.
+        activation_clip: clip of the clipped ReLU; None for tanh.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        rnn_type: str = "gru",
+        bidirectional: bool = True,
+        share_input_weights: bool = True,
+        batch_norm: str = "sequence",
+        activation_clip: float | None = 20.0,
+    ):
+        super().__init__()
+        self.rnn_type = rnn_type
+        self.directions = 2 if bidirectional else 1
+        self.batch_norm = batch_norm
+        self.activation = Activation(activation_clip)
+        width = GATES[rnn_type] * hidden_size
+        input_directions = 1 if share_input_weights else self.directions
+        self.weight_ih = nn.Parameter(torch.empty(input_directions, width, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(self.directions, width, hidden_size))
+        if batch_norm == "off":
+            self.bias = nn.Parameter(torch.empty(input_directions * width))
+        else:
+            self.norm = SpeechBatchNorm(input_directions * width)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        bound = 1 / math.sqrt(self.weight_hh.shape[2])
+        nn.init.uniform_(self.weight_ih, -bound, bound)
+        if not getattr(
+            self.weight_hh, "_is_hf_initialized", False
+        ):  # from_pretrained marks what it loaded; views lose it
+            for direction in self.weight_hh:
+                for gate in direction.split(direction.shape[1]):
+                    nn.init.orthogonal_(gate)
+        if self.batch_norm == "off":
+            nn.init.zeros_(self.bias)
+
+    def forward(self, inputs: Tensor, frames: PackedFrames) -> Tensor:
+        """(batch, time, input_size) -> (batch, time, hidden_size); padding is neither read nor anything but zero after."""
+        rows = frames.pack(inputs)
+        weight = self.weight_ih.flatten(0, 1)
+        if self.batch_norm == "step":
+            states = self._normalize_each_step(F.linear(rows, weight), frames)
+        else:
+            projected = self._both_directions(self._project(rows, weight), frames)
+            states = RECURRENCES[self.rnn_type].apply(projected, self.weight_hh, frames, self.activation)
+        output = states[0] if self.directions == 1 else states[0] + states[1].index_select(0, frames.mirror)
+        return frames.unpack(output)
+
+    def _project(self, rows: Tensor, weight: Tensor) -> Tensor:
+        if self.batch_norm == "off":
+            return F.linear(rows, weight, self.bias)
+        if self.training:
+            return self.norm(F.linear(rows, weight))
+        scale, shift = self.norm.scale_and_shift()
+        return F.linear(rows, scale[:, None] * weight, shift)
+
+    def _both_directions(self, projected: Tensor, frames: PackedFrames) -> Tensor:
+        """(rows, input directions · width) -> (directions, rows, width), the second direction's rows mirrored"""
+        by_direction = projected.unflatten(1, (len(self.weight_ih), -1)).unbind(1)
+        if self.directions == 1:
+            return by_direction[0][None]
+        return torch.stack([by_direction[0], by_direction[-1].index_select(0, frames.mirror)])
+
+    def _normalize_each_step(self, projected: Tensor, frames: PackedFrames) -> Tensor:
+        inputs = self._both_directions(projected, frames)
+        width, hidden = self.weight_hh.shape[1:]
+        outputs = []
+        for direction in range(self.directions):
+            first = min(direction, len(self.weight_ih) - 1) * width
+            steps = inputs[direction].split([end - start for start, end in frames.steps])
+            state = cell = inputs.new_zeros(len(frames.lengths), hidden)
+            states = []
+            for step in steps:
+                state, cell = state[: len(step)], cell[: len(step)]
+                product = state @ self.weight_hh[direction].T
+                if self.rnn_type == "rnn":
+                    state = self.activation(self._step_norm(step + product, first))
+                elif self.rnn_type == "gru":
+                    gates = self._step_norm((step + product)[:, : 2 * hidden], first)
+                    reset, update = gates.sigmoid().chunk(2, dim=-1)
+                    candidate = step[:, 2 * hidden :] + reset * product[:, 2 * hidden :]
+                    candidate = self.activation(self._step_norm(candidate, first + 2 * hidden))
+                    state = candidate + update * (state - candidate)
+                else:
+                    into, forget, candidate, out = self._step_norm(step + product, first).chunk(4, dim=-1)
+                    cell = forget.sigmoid() * cell + into.sigmoid() * self.activation(candidate)
+                    state = out.sigmoid() * self.activation(cell)
+                states.append(state)
+            outputs.append(torch.cat(states) if states else inputs.new_zeros(0, hidden))
+        return torch.stack(outputs)
+
+    def _step_norm(self, rows: Tensor, first: int) -> Tensor:
+        """BatchNorm of one step's rows by the features from `first` on; a lone row has no variance: running averages."""
+        features = slice(first, first + rows.shape[1])
+        return F.batch_norm(
+            rows,
+            self.norm.running_mean[features],
+            self.norm.running_var[features],
+            self.norm.weight[features],
+            self.norm.bias[features],
+            training=self.training and len(rows) > 1,
+            momentum=self.norm.momentum,
+            eps=self.norm.eps,
+        )

@@ -1,0 +1,1 @@
+"""What only training needs; the package itself never imports it."""

@@ -1,0 +1,203 @@
+"""What a recipe, or the command line, can say; every field is one of three dataclasses.
+
+The model's fields are those of `DeepSpeech2Config` itself, but for the ones that tokenizer and feature extractor settle.
+"""
+
+import argparse
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..configuration_deepspeech2 import DeepSpeech2Config
+
+
+_SETTLED_ELSEWHERE = {"vocab_size", "pad_token_id", "num_frequency_bins", "sampling_rate", "hop_length"}
+_PAIRS = ("conv_kernel_sizes", "conv_strides")
+
+
+def _pair(text: str) -> str:
+    """Checks a pair such as 41x11."""
+    numbers = text.split("x")
+    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+        raise argparse.ArgumentTypeError(f"expected a pair FREQUENCYxTIME such as 41x11, found {text!r}")
+    return text
+
+
+def _model_field(name: str) -> tuple[str, type, dataclasses.Field]:
+    default = DeepSpeech2Config.__dataclass_fields__[name].default
+    kind = DeepSpeech2Config.__annotations__[name]
+    if name in _PAIRS:
+        default, kind = ["x".join(map(str, pair)) for pair in default], list[str]
+    elif name == "conv_channels":
+        default, kind = list(default), list[int]
+    elif kind == float | int:
+        kind = float
+    metadata = {"help": "See DeepSpeech2Config."}
+    if isinstance(default, list):
+        return name, kind, field(default_factory=lambda: default, metadata=metadata)
+    return name, kind, field(default=default, metadata=metadata)
+
+
+ModelArguments = dataclasses.make_dataclass(
+    "ModelArguments",
+    [_model_field(name) for name in DeepSpeech2Config.own_fields() if name not in _SETTLED_ELSEWHERE],
+)
+ModelArguments.__doc__ = "The network, unless it comes from a saved model."
+
+
+def model_settings(arguments) -> dict:
+    """The fields of `ModelArguments` as `DeepSpeech2Config` takes them."""
+    settings = dataclasses.asdict(arguments)
+    for name in _PAIRS:
+        settings[name] = [[int(number) for number in _pair(pair).split("x")] for pair in settings[name]]
+    return settings
+
+
+@dataclass
+class DataArguments:
+    """The speech, and the alphabet that it is written in."""
+
+    dataset: str = field(
+        default="",
+        metadata={
+            "help": "A data set's name on the Hub, a folder of parquet shards, or an audio folder with metadata.csv."
+        },
+    )
+    train: list[str] = field(
+        default_factory=lambda: ["train"],
+        metadata={"help": "Splits to train on, each SPLIT or CONFIGURATION/SPLIT."},
+    )
+    validation: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Splits that choose the best model; without any, validation_share of the training data does."
+        },
+    )
+    validation_share: float = field(
+        default=0.05,
+        metadata={"help": "Share of the training utterances held out where there is no validation split."},
+    )
+    test: list[str] = field(
+        default_factory=list, metadata={"help": "Splits measured at the end, or by --eval_only, each by itself."}
+    )
+    audio_column: str = field(default="audio", metadata={"help": "The column with the audio."})
+    text_column: str = field(default="text", metadata={"help": "The column with the transcripts."})
+    tokenizer: str = field(
+        default="tokenizer/english",
+        metadata={"help": "Folder or Hub name of the tokenizer: its alphabet and its text rules."},
+    )
+    normalization: Literal["training_set", "utterance", "none"] = field(
+        default="training_set", metadata={"help": "Of the features; anything but training_set is not for live use."}
+    )
+    statistics_utterances: int = field(
+        default=2_000, metadata={"help": "How many training utterances the statistics of the features come from."}
+    )
+
+
+@dataclass
+class TrainingArguments:
+    """How long and how hard to train, and where to write."""
+
+    output_dir: str = field(
+        default="runs/deepspeech2", metadata={"help": "Checkpoints, curves and the finished model."}
+    )
+    model: str | None = field(
+        default=None,
+        metadata={"help": "A saved model, folder or Hub name, to go on from (fine-tuning) or to measure."},
+    )
+    shuffle_buffer: int = field(default=1_000, metadata={"help": "Utterances held to draw the random order from."})
+    num_workers: int = field(
+        default=0, metadata={"help": "Processes that decode audio beside the training process; 0 decodes in it."}
+    )
+    num_epochs: int = field(default=20, metadata={"help": "Passes over the training data."})
+    max_steps: int | None = field(
+        default=None, metadata={"help": "Stop after so many steps, whatever num_epochs says."}
+    )
+    batch_size: int = field(default=16, metadata={"help": "Utterances a step on each process, before accumulation."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches whose gradients make one step."})
+    optimizer: Literal["adamw", "sgd"] = field(
+        default="adamw", metadata={"help": "adamw, or the paper's sgd with Nesterov momentum."}
+    )
+    learning_rate: float = field(default=1e-3, metadata={"help": "At its highest; 1e-4 to 6e-4 with the paper's sgd."})
+    momentum: float = field(default=0.99, metadata={"help": "Of sgd."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Of adamw."})
+    lr_schedule: Literal["anneal", "linear", "cosine", "constant"] = field(
+        default="anneal", metadata={"help": "anneal divides the learning rate after every epoch, as the paper does."}
+    )
+    anneal: float = field(default=1.2, metadata={"help": "What the learning rate is divided by after each epoch."})
+    warmup_steps: int = field(default=0, metadata={"help": "Steps over which the learning rate rises from zero."})
+    max_grad_norm: float = field(default=400.0, metadata={"help": "Gradients are clipped to this norm."})
+    mixed_precision: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "By Accelerate."})
+    eval_batch_size: int = field(default=16, metadata={"help": "Utterances in a batch of an evaluation."})
+    eval_epochs: int = field(default=1, metadata={"help": "Epochs from one validation to the next."})
+    save_steps: int = field(
+        default=500, metadata={"help": "Steps from one checkpoint to the next; each epoch ends with one."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of weights, order and dropout."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
+    eval_only: bool = field(default=False, metadata={"help": "Only measure --model on the test splits."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Publish the finished model."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "USER/NAME to publish as."})
+
+    def __post_init__(self):
+        for name in ("num_epochs", "batch_size", "gradient_accumulation_steps", "eval_batch_size", "eval_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        for name in ("learning_rate", "anneal", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, but is {getattr(self, name)}.")
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("push_to_hub needs hub_model_id, such as --hub_model_id=me/my-model.")
+        if self.eval_only and not self.model:
+            raise ValueError("eval_only needs model, the saved model to measure.")
+
+
+def parse_arguments(argv: list[str], description: str) -> tuple:
+    """Reads an optional recipe and what the command line changes of it.
+
+    Args:
+        argv: `[RECIPE.yaml] [--field=value …]`.
+
+    Returns:
+        `ModelArguments`, `DataArguments`, `TrainingArguments`.
+
+    Exits with a message on an unknown field, a value of the wrong kind, or a missing recipe.
+    """
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, TrainingArguments),
+        description=description,
+        usage="%(prog)s [RECIPE.yaml] [--field=value …]",
+        allow_abbrev=False,
+    )
+    if argv and not argv[0].startswith("-"):
+        argv = [*_recipe(parser, Path(argv[0])), *argv[1:]]
+    try:
+        return parser.parse_args_into_dataclasses(argv)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _recipe(parser: HfArgumentParser, path: Path) -> list[str]:
+    """A recipe's fields as command line arguments, which argparse then checks."""
+    if not path.is_file():
+        parser.error(f"there is no recipe {path}")
+    fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(fields, dict):
+        parser.error(f"the recipe {path} must be a list of 'field: value' lines")
+    arguments = []
+    for name, value in fields.items():
+        values = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and not value:
+            continue
+        arguments += [f"--{name}={values[0]}"] if not isinstance(value, list) else [f"--{name}", *map(str, values)]
+    return arguments
+
+
+def command_line() -> str:
+    """The command that started this process, for the model card."""
+    return " ".join(["accelerate launch", Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,84 @@
+"""Measures a model on a split: greedy transcripts, word and character error rates."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..modeling_deepspeech2 import DeepSpeech2ForCTC
+from ..processing_deepspeech2 import DeepSpeech2Processor
+from .data import Batches, Collator, SpeechData
+from .metrics import ErrorRates
+
+
+@dataclass
+class Evaluation:
+    """Error rates of a split as shares of the reference, its transcripts, and what could not be measured."""
+
+    wer: float
+    cer: float
+    seconds: float
+    names: list[str]
+    predictions: list[str]
+    references: list[str]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = (
+            f"WER {self.wer:.2%}, CER {self.cer:.2%} on {len(self.references)} utterances, {self.seconds / 3600:.2f} h"
+        )
+        return text + (f", {len(self.skipped)} skipped" if self.skipped else "")
+
+    def examples(self, number: int = 5) -> str:
+        pairs = zip(self.names, self.references, self.predictions)
+        return "\n".join(
+            f"  {name}\n    reference  {reference}\n    hypothesis {prediction}"
+            for name, reference, prediction in list(pairs)[:number]
+        )
+
+
+@torch.no_grad()
+def evaluate(
+    model: DeepSpeech2ForCTC,
+    processor: DeepSpeech2Processor,
+    data: SpeechData,
+    accelerator: Accelerator,
+    batch_size: int = 16,
+    description: str = "evaluation",
+) -> Evaluation:
+    """Transcribes every utterance of a split greedily, shared out among the processes.
+
+    Raises:
+        ValueError: not one utterance of the split could be used.
+    """
+    model.eval()
+    batches = Batches(data, batch_size, rank=accelerator.process_index, world_size=accelerator.num_processes)
+    loader = DataLoader(batches, batch_size=None, collate_fn=Collator(processor, model.config, training=False))
+    names, predictions, references, skipped, seconds = [], [], [], [], 0.0
+    progress = tqdm(loader, desc=description, unit=" batches", leave=False, disable=not accelerator.is_main_process)
+    for batch in progress:
+        skipped += batch["skipped"]
+        if not batch["names"]:
+            continue
+        logits = model(
+            batch["input_features"].to(accelerator.device), batch["attention_mask"].to(accelerator.device)
+        ).logits
+        names += batch["names"]
+        references += batch["texts"]
+        predictions += processor.tokenizer.batch_decode(logits.argmax(-1).cpu())
+        seconds += batch["seconds"]
+    model.train()
+    if accelerator.num_processes > 1:
+        names, predictions, references, skipped = map(gather_object, (names, predictions, references, skipped))
+        seconds = accelerator.reduce(torch.tensor(seconds, device=accelerator.device)).item()
+    if not references:
+        reasons = Counter(reason for _, reason in skipped).most_common(1)
+        raise ValueError(
+            f"{description}: no utterance could be used{f', most often because: {reasons[0][0]}' * bool(reasons)}"
+        )
+    rates = ErrorRates().compute(predictions=predictions, references=references)
+    return Evaluation(rates["wer"], rates["cer"], seconds, names, predictions, references, skipped)

@@ -1,0 +1,372 @@
+"""Trains, measures and publishes a Deep Speech 2 recogniser.
+
+    accelerate launch run_ctc.py recipes/digits.yaml                              # train, measure, write the model
+    accelerate launch run_ctc.py recipes/digits.yaml --hidden_size=256            # change any field
+    accelerate launch run_ctc.py recipes/digits.yaml --resume                     # go on after an interruption
+    accelerate launch run_ctc.py recipes/digits.yaml --eval_only --model=FOLDER   # measure a saved model
+    accelerate launch run_ctc.py recipes/digits.yaml --push_to_hub --hub_model_id=me/digits
+
+The folder `output_dir` ends up as a Hub repository: `pipeline("automatic-speech-recognition", model=output_dir)` loads it.
+"""
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, get_scheduler
+
+from modeling_deepspeech2 import (
+    DeepSpeech2Config,
+    DeepSpeech2FeatureExtractor,
+    DeepSpeech2ForCTC,
+    DeepSpeech2Processor,
+)
+from modeling_deepspeech2.training.arguments import command_line, model_settings, parse_arguments
+from modeling_deepspeech2.training.data import Batches, Collator, DataError, SpeechData, survey, waveforms
+from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
+from modeling_deepspeech2.training.model_card import CURVE, draw_curve, write_model_card
+from modeling_deepspeech2.training.publishing import push_repository, save_repository
+
+
+LOG_STEPS = 10
+
+
+@dataclass
+class Progress:
+    """Where the training stands; saved and restored with every checkpoint."""
+
+    epoch: int = 0
+    batches: int = 0  # of the epoch, on each process
+    step: int = 0
+    train_seconds: float = 0.0
+    best_cer: float = math.inf
+    history: list[dict] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)  # utterance -> reason
+    unknown: Counter = field(default_factory=Counter)  # character -> how often dropped in the first epoch
+
+    def state_dict(self) -> dict:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
+
+
+def main() -> None:
+    model_arguments, data, training = parse_arguments(sys.argv[1:], __doc__.splitlines()[0])
+    accelerator = Accelerator(
+        mixed_precision=training.mixed_precision, log_with="tensorboard", project_dir=training.output_dir
+    )
+    set_seed(training.seed)
+    output = Path(training.output_dir)
+    source = output / "checkpoints" / "start" if training.resume else training.model
+    if training.resume and not (output / "checkpoints" / "last").exists():
+        raise SystemExit(f"There is no checkpoint to resume from in {output / 'checkpoints'}.")
+
+    try:
+        tests = {split: speech(data, [split]) for split in data.test}
+        if training.eval_only:
+            model, processor = load(training.model)
+            model.to(accelerator.device)
+            report(measure(model, processor, tests, accelerator, training.eval_batch_size), accelerator)
+            return
+        kept = data.validation_share if not data.validation else 0.0
+        train_data = speech(data, data.train, kept, "kept")
+        validation = speech(data, data.validation) if data.validation else speech(data, data.train, kept, "held_out")
+        model, processor, start = build(model_arguments, data, source, train_data, accelerator)
+    except (DataError, OSError, ValueError) as error:
+        raise SystemExit(f"run_ctc.py: {error}") from error
+
+    if accelerator.is_main_process and not training.resume:
+        shutil.rmtree(output / "checkpoints", ignore_errors=True)
+        model.save_pretrained(output / "checkpoints" / "start")
+        processor.save_pretrained(output / "checkpoints" / "start")
+    accelerator.wait_for_everyone()
+    progress, found = train(model, processor, train_data, validation, training, accelerator)
+
+    model = DeepSpeech2ForCTC.from_pretrained(output / "checkpoints" / "best").to(accelerator.device)
+    results = measure(model, processor, tests, accelerator, training.eval_batch_size)
+    report(results, accelerator)
+    if accelerator.is_main_process:
+        save_repository(output, model, processor)
+        draw_curve(progress.history, output / CURVE)
+        (output / "history.json").write_text(json.dumps(progress.history, indent=1))
+        (output / "skipped.json").write_text(json.dumps(progress.skipped, indent=1, ensure_ascii=False))
+        write_model_card(
+            output,
+            training.hub_model_id or str(output),
+            processor.tokenizer.language,
+            data.dataset,
+            results,
+            facts={
+                "command": command_line(),
+                "hours": found.hours,
+                "utterances": found.utterances,
+                "parameters": model.num_parameters(),
+                "minutes": progress.train_seconds / 60,
+                "device": f"{accelerator.num_processes} × {accelerator.device.type}",
+                "start": start,
+                "note": f"; the best of {progress.epoch} epochs by CER on validation data",
+                "left_out": left_out(progress.skipped),
+                "unknown": ", ".join(f"{c!r} ({n})" for c, n in progress.unknown.most_common()) or "none",
+            },
+            settings={name: getattr(model.config, name) for name in DeepSpeech2Config.own_fields()},
+        )
+        print(f"The model is in {output}.")
+        if training.push_to_hub:
+            print("Published:", push_repository(output, training.hub_model_id, ["checkpoints/*", "run_ctc/*"]))
+    accelerator.end_training()
+
+
+def speech(data, splits: list[str], held_out: float = 0.0, part: str = "all") -> SpeechData:
+    return SpeechData(data.dataset, splits, data.audio_column, data.text_column, held_out, part)
+
+
+def load(path: str | Path) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Processor]:
+    return DeepSpeech2ForCTC.from_pretrained(path), DeepSpeech2Processor.from_pretrained(path)
+
+
+def build(
+    model_arguments, data, source: str | Path | None, train_data: SpeechData, accelerator: Accelerator
+) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Processor, str]:
+    """A saved model to go on from, or a new one with feature statistics of the training data."""
+    if source is not None:
+        model, processor = load(source)
+        if model.config.vocab_size != len(processor.tokenizer):
+            raise ValueError(
+                f"The model {source} has {model.config.vocab_size} output symbols, but its tokenizer has "
+                f"{len(processor.tokenizer)}: they do not belong together."
+            )
+        return model, processor, f"the model `{source}`"
+    tokenizer = AutoTokenizer.from_pretrained(data.tokenizer)
+    extractor = DeepSpeech2FeatureExtractor(normalization=data.normalization)
+    if data.normalization == "training_set":
+        stream = waveforms(train_data, extractor.sampling_rate, data.statistics_utterances)
+        hidden = not accelerator.is_main_process
+        extractor.fit(tqdm(stream, "feature statistics", unit=" utterances", leave=False, disable=hidden))
+    config = DeepSpeech2Config(
+        **model_settings(model_arguments),
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        num_frequency_bins=extractor.feature_size,
+        sampling_rate=extractor.sampling_rate,
+        hop_length=extractor.hop_length,
+    )
+    return DeepSpeech2ForCTC(config), DeepSpeech2Processor(extractor, tokenizer), "scratch"
+
+
+def train(model, processor, train_data, validation, training, accelerator: Accelerator):
+    output = Path(training.output_dir)
+    is_main = accelerator.is_main_process
+    found = survey(train_data, "counting the training data", disable=not is_main)
+    if found.utterances == 0:
+        raise SystemExit(
+            f"run_ctc.py: the splits {train_data.splits} of {train_data.path} hold no utterance to train on."
+        )
+    group = training.gradient_accumulation_steps
+    steps_per_epoch = math.ceil(found.utterances / (training.batch_size * group * accelerator.num_processes))
+    last_step = training.max_steps or math.inf
+    total_steps = min(steps_per_epoch * training.num_epochs, last_step)
+    if is_main:
+        print(
+            f"{found.utterances:,} utterances, {found.hours:.2f} h; {model.num_parameters():,} parameters; "
+            f"{training.num_epochs} epochs of {steps_per_epoch} steps on {accelerator.num_processes} × {accelerator.device}"
+        )
+
+    optimizer = make_optimizer(model, training)
+    scheduler = make_scheduler(optimizer, training, steps_per_epoch, total_steps)
+    config = model.config
+    model, optimizer = accelerator.prepare(model, optimizer)
+    progress = Progress()
+    accelerator.register_for_checkpointing(progress, scheduler)
+    accelerator.init_trackers("run_ctc")
+    if training.resume:
+        accelerator.load_state(output / "checkpoints" / "last")
+    model.train()
+
+    bar = tqdm(total=total_steps, initial=progress.step, desc="training", unit=" steps", disable=not is_main)
+    window = Counter()
+    collate = Collator(processor, config)
+    empty = collate([])
+    while progress.epoch < training.num_epochs and progress.step < last_step:
+        batches = Batches(
+            train_data,
+            training.batch_size,
+            seed=training.seed,
+            epoch=progress.epoch,
+            first_batch=progress.batches,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            shuffle_buffer=training.shuffle_buffer,
+        )
+        loader = iter(DataLoader(batches, batch_size=None, collate_fn=collate, num_workers=training.num_workers))
+        while progress.step < last_step:
+            started = time.perf_counter()
+            # A process that has run out goes on with empty batches until all have.
+            micro_batches = [next(loader, None) for _ in range(group)]
+            read = sum(batch is not None for batch in micro_batches)
+            micro_batches = [batch or empty for batch in micro_batches]
+            counts = torch.tensor(
+                [read, sum(len(batch["names"]) for batch in micro_batches)], device=accelerator.device
+            )
+            all_read, all_utterances = accelerator.reduce(counts).tolist()
+            if all_read == 0:
+                break
+            progress.batches += read
+            note_omissions(progress, micro_batches, is_main)
+            if all_utterances == 0:
+                continue
+            loss = gradient(model, micro_batches, all_utterances, config, accelerator)
+            norm = accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+            if not math.isfinite(norm):
+                names = [name for batch in micro_batches for name in batch["names"]]
+                tqdm.write(
+                    f"step {progress.step}: gradient norm {norm}, step left out; utterances: {', '.join(names)}"
+                )
+                optimizer.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+            progress.step += 1
+            elapsed = time.perf_counter() - started
+            progress.train_seconds += elapsed
+            window.update(
+                steps=1,
+                loss=loss,
+                seconds=elapsed,
+                audio=sum(batch["seconds"] for batch in micro_batches) * accelerator.num_processes,
+            )
+            bar.update()
+            if progress.step % LOG_STEPS == 0 or progress.step == 1:
+                log(progress, window, scheduler, norm, bar, accelerator)
+            if progress.step % training.save_steps == 0:
+                save_checkpoint(output, accelerator)
+        else:
+            break  # in the middle of an epoch
+        progress.epoch, progress.batches = progress.epoch + 1, 0
+        if progress.epoch % training.eval_epochs == 0 or progress.epoch == training.num_epochs:
+            validate(model, processor, validation, progress, training, accelerator)
+        save_checkpoint(output, accelerator)
+    if progress.batches:
+        validate(model, processor, validation, progress, training, accelerator)
+        save_checkpoint(output, accelerator)
+    bar.close()
+    return progress, found
+
+
+def make_optimizer(model, training) -> torch.optim.Optimizer:
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), training.learning_rate, momentum=training.momentum, nesterov=True)
+    return torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay)
+
+
+def make_scheduler(optimizer, training, steps_per_epoch: int, total_steps: int):
+    """A warm-up, then the learning rate divided by `anneal` after each epoch, or one of the library's schedules."""
+    if training.lr_schedule == "anneal":
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: (
+                min(1.0, (step + 1) / max(training.warmup_steps, 1)) / training.anneal ** (step // steps_per_epoch)
+            ),
+        )
+    name = "constant_with_warmup" if training.lr_schedule == "constant" else training.lr_schedule
+    return get_scheduler(name, optimizer, num_warmup_steps=training.warmup_steps, num_training_steps=total_steps)
+
+
+def gradient(model, micro_batches: list[dict], all_utterances: int, config, accelerator: Accelerator) -> float:
+    """Adds up the gradient of the mean (or sum) over the utterances of all processes; gives the loss of this one's."""
+    total = 0.0
+    for index, batch in enumerate(micro_batches):
+        # Accelerate divides the sum over processes by their number; the weight makes that the mean over utterances.
+        weight = accelerator.num_processes
+        if config.ctc_loss_reduction == "mean":
+            weight *= len(batch["names"]) / all_utterances
+        inputs = {name: batch[name].to(accelerator.device) for name in ("input_features", "attention_mask", "labels")}
+        is_last = index == len(micro_batches) - 1
+        with accelerator.autocast(), accelerator.no_sync(model) if not is_last else accelerator.accumulate():
+            loss = model(**inputs).loss * weight
+            accelerator.backward(loss)
+        total += loss.item()
+    return total
+
+
+def note_omissions(progress: Progress, micro_batches: list[dict], is_main: bool) -> None:
+    """Names what was left out, once for each utterance, and counts it for the run's report."""
+    for batch in micro_batches:
+        for name, reason in batch["skipped"]:
+            if name not in progress.skipped and is_main:
+                tqdm.write(f"left out: {name}: {reason}")
+            progress.skipped[name] = reason
+        if progress.epoch == 0:
+            progress.unknown.update(batch["unknown_characters"])
+
+
+def left_out(skipped: dict[str, str]) -> str:
+    return f"{len(skipped)} utterances, listed with their reasons in `skipped.json`" if skipped else "nothing"
+
+
+def log(progress: Progress, window: Counter, scheduler, norm: float, bar: tqdm, accelerator: Accelerator) -> None:
+    row = {
+        "loss": window["loss"] / window["steps"],
+        "learning_rate": scheduler.get_last_lr()[0],
+        "gradient_norm": float(norm),
+        "audio_seconds_per_second": window["audio"] / window["seconds"],
+    }
+    accelerator.log(row, step=progress.step)
+    progress.history.append({"step": progress.step, "epoch": progress.epoch, **row})
+    bar.set_postfix(
+        epoch=progress.epoch, loss=f"{row['loss']:.3f}", audio=f"{row['audio_seconds_per_second']:.0f}×real time"
+    )
+    window.clear()
+
+
+def validate(model, processor, validation, progress, training, accelerator: Accelerator) -> None:
+    """Measures the validation data and keeps the model if it is the best so far."""
+    unwrapped = accelerator.unwrap_model(model)
+    result = evaluate(unwrapped, processor, validation, accelerator, training.eval_batch_size, "validation")
+    rates = {"wer": result.wer, "cer": result.cer}
+    accelerator.log({f"validation_{name}": value for name, value in rates.items()}, step=progress.step)
+    progress.history.append({"step": progress.step, "epoch": progress.epoch, **rates})
+    if accelerator.is_main_process:
+        tqdm.write(f"epoch {progress.epoch}, step {progress.step}: validation {result}")
+        if progress.step and result.cer < progress.best_cer:
+            unwrapped.save_pretrained(Path(training.output_dir) / "checkpoints" / "best")
+        if progress.epoch == training.num_epochs:
+            tqdm.write(result.examples())
+    progress.best_cer = min(progress.best_cer, result.cer)
+
+
+def save_checkpoint(output: Path, accelerator: Accelerator) -> None:
+    """Writes the checkpoint beside the last one before it takes its place."""
+    folder, new = output / "checkpoints" / "last", output / "checkpoints" / "new"
+    accelerator.save_state(new)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+    accelerator.wait_for_everyone()
+
+
+def measure(model, processor, tests, accelerator: Accelerator, batch_size: int) -> dict[str, Evaluation]:
+    return {split: evaluate(model, processor, data, accelerator, batch_size, split) for split, data in tests.items()}
+
+
+def report(results: dict[str, Evaluation], accelerator: Accelerator) -> None:
+    if accelerator.is_main_process:
+        for split, result in results.items():
+            print(f"{split}: {result}\n{result.examples()}")
+            for name, reason in result.skipped:
+                print(f"  not measured: {name}: {reason}")
+
+
+if __name__ == "__main__":
+    main()
