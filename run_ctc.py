@@ -11,6 +11,7 @@ The folder `output_dir` ends up as a Hub repository: `pipeline("automatic-speech
 
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -32,6 +33,7 @@ from modeling_deepspeech2 import (
     DeepSpeech2Processor,
 )
 from modeling_deepspeech2.training.arguments import command_line, model_settings, parse_arguments
+from modeling_deepspeech2.training.augmentation import Augmentation
 from modeling_deepspeech2.training.data import Batches, Collator, DataError, SpeechData, survey, waveforms
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
 from modeling_deepspeech2.training.model_card import CURVE, draw_curve, write_model_card
@@ -67,6 +69,10 @@ def main() -> None:
         mixed_precision=training.mixed_precision, log_with="tensorboard", project_dir=training.output_dir
     )
     set_seed(training.seed)
+    if accelerator.device.type == "cpu":
+        # `accelerate launch` allows a process one thread unless told otherwise; here it may use its share of the cores.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     output = Path(training.output_dir)
     source = output / "checkpoints" / "start" if training.resume else training.model
     if training.resume and not (output / "checkpoints" / "last").exists():
@@ -169,9 +175,7 @@ def train(model, processor, train_data, validation, training, accelerator: Accel
     is_main = accelerator.is_main_process
     found = survey(train_data, "counting the training data", disable=not is_main)
     if found.utterances == 0:
-        raise SystemExit(
-            f"run_ctc.py: the splits {train_data.splits} of {train_data.path} hold no utterance to train on."
-        )
+        raise SystemExit(f"run_ctc.py: the splits {train_data.splits} of {train_data.path} hold no utterance to train on.")
     group = training.gradient_accumulation_steps
     steps_per_epoch = math.ceil(found.utterances / (training.batch_size * group * accelerator.num_processes))
     last_step = training.max_steps or math.inf
@@ -195,7 +199,8 @@ def train(model, processor, train_data, validation, training, accelerator: Accel
 
     bar = tqdm(total=total_steps, initial=progress.step, desc="training", unit=" steps", disable=not is_main)
     window = Counter()
-    collate = Collator(processor, config)
+    augmentation = Augmentation(training.speed_perturbation, training.spec_augment, training.seed)
+    collate = Collator(processor, config, augmentation=augmentation)
     empty = collate([])
     while progress.epoch < training.num_epochs and progress.step < last_step:
         batches = Batches(
@@ -208,6 +213,7 @@ def train(model, processor, train_data, validation, training, accelerator: Accel
             world_size=accelerator.num_processes,
             shuffle_buffer=training.shuffle_buffer,
         )
+        augmentation.epoch = progress.epoch
         loader = iter(DataLoader(batches, batch_size=None, collate_fn=collate, num_workers=training.num_workers))
         while progress.step < last_step:
             started = time.perf_counter()
@@ -215,9 +221,7 @@ def train(model, processor, train_data, validation, training, accelerator: Accel
             micro_batches = [next(loader, None) for _ in range(group)]
             read = sum(batch is not None for batch in micro_batches)
             micro_batches = [batch or empty for batch in micro_batches]
-            counts = torch.tensor(
-                [read, sum(len(batch["names"]) for batch in micro_batches)], device=accelerator.device
-            )
+            counts = torch.tensor([read, sum(len(batch["names"]) for batch in micro_batches)], device=accelerator.device)
             all_read, all_utterances = accelerator.reduce(counts).tolist()
             if all_read == 0:
                 break
@@ -229,9 +233,7 @@ def train(model, processor, train_data, validation, training, accelerator: Accel
             norm = accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
             if not math.isfinite(norm):
                 names = [name for batch in micro_batches for name in batch["names"]]
-                tqdm.write(
-                    f"step {progress.step}: gradient norm {norm}, step left out; utterances: {', '.join(names)}"
-                )
+                tqdm.write(f"step {progress.step}: gradient norm {norm}, step left out; utterances: {', '.join(names)}")
                 optimizer.zero_grad()
             optimizer.step()
             optimizer.zero_grad()
@@ -274,9 +276,7 @@ def make_scheduler(optimizer, training, steps_per_epoch: int, total_steps: int):
     if training.lr_schedule == "anneal":
         return torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: (
-                min(1.0, (step + 1) / max(training.warmup_steps, 1)) / training.anneal ** (step // steps_per_epoch)
-            ),
+            lambda step: min(1.0, (step + 1) / max(training.warmup_steps, 1)) / training.anneal ** (step // steps_per_epoch),
         )
     name = "constant_with_warmup" if training.lr_schedule == "constant" else training.lr_schedule
     return get_scheduler(name, optimizer, num_warmup_steps=training.warmup_steps, num_training_steps=total_steps)

@@ -149,9 +149,7 @@ def sentences(language: str, rng: random.Random) -> dict[str, list[str]]:
     return drawn
 
 
-def clips(
-    language: str, split: str, texts: list[str], voices: dict[str, np.ndarray], rng: random.Random
-) -> Iterator[dict]:
+def clips(language: str, split: str, texts: list[str], voices: dict[str, np.ndarray], rng: random.Random) -> Iterator[dict]:
     held_out = HELD_OUT_VOICES[language]
     training_voices = sorted(set(voices) - {voice for names in held_out.values() for voice in names})
     kokoro = Kokoro()

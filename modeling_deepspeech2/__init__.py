@@ -3,9 +3,9 @@
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
+    AutomaticSpeechRecognitionPipeline,
     AutoModel,
     AutoModelForCTC,
-    AutomaticSpeechRecognitionPipeline,
     AutoProcessor,
     AutoTokenizer,
 )

@@ -5,8 +5,11 @@ format, by the ffmpeg program if there is one; out go float32 samples. What cann
 """
 
 import io
+import math
 import os
+import re
 import shutil
+from numbers import Real
 
 import numpy as np
 from transformers.pipelines.audio_utils import ffmpeg_read
@@ -20,6 +23,14 @@ except ImportError as error:
     raise ImportError("Reading audio files needs two packages: pip install soundfile soxr") from error
 
 logger = logging.get_logger(__name__)
+
+LOWEST_RATE = 1_000  # hertz; what is below holds no speech, and is most likely a rate in kilohertz
+
+# What libsndfile notes about a file that ends too early. Sizes near 2³¹ and 2³² stand in files that were written to a pipe,
+# whose length was not yet known.
+_DECLARED_BYTES = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")
+_UNKNOWN_BYTES = 0x7FFF_0000
+_OGG_WITHOUT_END = "without an End-Of-Stream flag"
 
 
 class AudioError(ValueError):
@@ -46,15 +57,30 @@ def read_audio(source: str | os.PathLike | bytes, sampling_rate: int, name: str 
     if not isinstance(source, bytes) and not os.path.exists(source):
         raise FileNotFoundError(f"There is no audio file {name}.")
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
-            if len(samples) < file.frames:
-                logger.warning(
-                    f"{name} is cut short: it declares {file.frames / rate:.2f} s, but holds {len(samples) / rate:.2f} s."
-                )
+        file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
     except soundfile.LibsndfileError as error:
-        samples, rate = _read_by_ffmpeg(source, sampling_rate, name, error), sampling_rate
-    return to_mono(samples.T, rate, sampling_rate, name)
+        return to_mono(_read_by_ffmpeg(source, sampling_rate, name, error), sampling_rate, sampling_rate, name)
+    with file:
+        try:
+            samples = file.read(dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{name} is damaged or cut short ({error.error_string.strip()}).") from error
+        if len(samples) and _is_cut_short(file, len(samples)):
+            logger.warning(
+                f"{name} is cut short: it ends before its format says, after {len(samples) / file.samplerate:.2f} s."
+            )
+        # Averaged here, where it is known which axis the channels are.
+        return to_mono(samples.mean(1), file.samplerate, sampling_rate, name)
+
+
+def _is_cut_short(file: soundfile.SoundFile, samples_read: int) -> bool:
+    notes = file.extra_info
+    sizes = [(int(declared), int(found)) for declared, found in _DECLARED_BYTES.findall(notes)]
+    return (
+        samples_read < file.frames
+        or _OGG_WITHOUT_END in notes
+        or any(found < declared < _UNKNOWN_BYTES for declared, found in sizes)
+    )
 
 
 def _read_by_ffmpeg(
@@ -62,14 +88,14 @@ def _read_by_ffmpeg(
 ) -> np.ndarray:
     if shutil.which("ffmpeg") is None:
         raise AudioError(
-            f"{name} is not in an audio format that soundfile knows ({error.error_string}); formats beyond wav, flac, mp3 "
-            "and ogg need the ffmpeg program."
+            f"{name} is damaged, or in no audio format that soundfile knows ({error.error_string.strip().rstrip('.')}); "
+            "formats beyond wav, flac, mp3 and ogg need the ffmpeg program."
         ) from error
     if not isinstance(source, bytes):
         with open(source, "rb") as file:
             source = file.read()
     try:
-        return ffmpeg_read(source, sampling_rate)[:, None]
+        return ffmpeg_read(source, sampling_rate)
     except ValueError as ffmpeg_error:
         raise AudioError(f"{name} is not audio: neither soundfile nor ffmpeg can read it.") from ffmpeg_error
 
@@ -78,19 +104,33 @@ def to_mono(samples: np.ndarray, rate: int, sampling_rate: int, name: str = "the
     """Averages the channels of an array, resamples it, and refuses what holds no usable samples.
 
     Args:
-        samples: shape (samples,) or (channels, samples); the shorter of two axes is taken for the channels.
+        samples: shape (samples,) or (channels, samples); the shorter of two axes is taken for the channels. Floating
+            point in [-1, 1], or integers of 16 or 32 bits, as they stand in wav files.
         rate, sampling_rate: samples a second before and after, in hertz.
+
+    Raises:
+        AudioError: no samples, samples that are not such numbers, or a rate that cannot be one of speech.
     """
-    if not rate > 0:
-        raise AudioError(f"The sampling rate of {name} must be positive, but is {rate}.")
+    if not (isinstance(rate, Real) and LOWEST_RATE <= rate < math.inf):
+        raise AudioError(f"The sampling rate of {name} must be at least {LOWEST_RATE} hertz, but is {rate!r}.")
     samples = np.asarray(samples)
+    if samples.ndim not in (1, 2):
+        raise AudioError(f"{name} must have the shape (samples,) or (channels, samples), but has {samples.shape}.")
+    if samples.size == 0:
+        raise AudioError(f"{name} holds no samples.")
+    if samples.dtype.kind == "i" and samples.dtype.itemsize in (2, 4):
+        samples = samples / -np.iinfo(samples.dtype).min
+    elif samples.dtype.kind != "f":
+        raise AudioError(
+            f"{name} must hold floating point samples in [-1, 1] or integers of 16 or 32 bits, but holds {samples.dtype}."
+        )
+    samples = samples.astype(np.float32, copy=False)
     if samples.ndim == 2:
         samples = samples.mean(int(samples.shape[0] > samples.shape[1]))
-    if samples.ndim != 1:
-        raise AudioError(f"{name} must have the shape (samples,) or (channels, samples), but has {samples.shape}.")
-    if len(samples) == 0:
-        raise AudioError(f"{name} holds no samples.")
-    samples = samples.astype(np.float32, copy=False)
     if not np.isfinite(samples).all():
         raise AudioError(f"{name} holds samples that are not finite numbers (NaN or infinity).")
-    return samples if rate == sampling_rate else soxr.resample(samples, rate, sampling_rate)
+    if rate != sampling_rate:
+        samples = soxr.resample(samples, rate, sampling_rate)
+    if len(samples) == 0:
+        raise AudioError(f"{name} is shorter than one sample at {sampling_rate} hertz.")
+    return samples

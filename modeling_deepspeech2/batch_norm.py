@@ -25,16 +25,16 @@ class _NormalizeRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor, eps: float):
-        count, total = sum_over_ranks(rows.new_tensor([rows.shape[0]]), rows.sum(0))
-        count = count.clamp(min=1)
+        found, total = sum_over_ranks(rows.new_tensor([rows.shape[0]]), rows.sum(0))
+        count = found.clamp(min=1)
         mean = total / count
         centred = rows - mean
         (squares,) = sum_over_ranks(centred.square().sum(0))
         variance = squares / count
         inverse_deviation = torch.rsqrt(variance + eps)
         ctx.save_for_backward(centred, weight, inverse_deviation, count)
-        ctx.mark_non_differentiable(mean, variance, count)
-        return torch.addcmul(bias, centred, weight * inverse_deviation), mean, variance, count
+        ctx.mark_non_differentiable(mean, variance, found)
+        return torch.addcmul(bias, centred, weight * inverse_deviation), mean, variance, found
 
     @staticmethod
     @once_differentiable
@@ -69,18 +69,21 @@ class SpeechBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Normalises `rows`, shape (valid frames, features); float16 and bfloat16 come out as float32."""
+        """Normalises `rows`, shape (valid frames, features), in float32 at least; gives the parameters' type."""
+        dtype = self.weight.dtype
         if rows.dtype in (torch.float16, torch.bfloat16):
             rows = rows.float()
         if not self.training:
             scale, shift = self.scale_and_shift()
-            return torch.addcmul(shift, rows, scale)
-        normalized, mean, variance, count = _NormalizeRows.apply(rows, self.weight, self.bias, self.eps)
+            return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype)).to(dtype)
+        weight, bias = self.weight.to(rows.dtype), self.bias.to(rows.dtype)
+        normalized, mean, variance, count = _NormalizeRows.apply(rows, weight, bias, self.eps)
         with torch.no_grad():
             unbiased = variance * (count / (count - 1).clamp(min=1))
-            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
-        return normalized
+            momentum = (self.momentum * (count > 0)).to(self.running_mean)  # no rows anywhere teach nothing
+            self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var), momentum)
+        return normalized.to(dtype)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """The affine map y = scale · x + shift that the layer is at inference."""

@@ -8,7 +8,6 @@ what does not depend on the step before is computed for all steps at once, and t
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -17,66 +16,10 @@ from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
 from .batch_norm import SpeechBatchNorm
+from .packed_frames import PackedFrames, take_rows
 
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
-
-
-class PackedFrames:
-    """Where the valid frames of a padded batch stand when they are packed: time by time, longest utterance first.
-
-    Args:
-        lengths: valid frames of each utterance, shape (batch,); zero is allowed, any order too.
-        num_frames: frames of the padded batch.
-    """
-
-    def __init__(self, lengths: Tensor, num_frames: int):
-        lengths, order = lengths.long().sort(descending=True, stable=True)
-        time = torch.arange(num_frames, device=lengths.device)[:, None]
-        self.num_frames = num_frames
-        self.valid = time < lengths  # (time, batch), utterances from long to short
-        self.rows = (order * num_frames + time)[self.valid]  # of each packed row, the row in the padded batch
-        self.lengths = lengths
-
-    @cached_property
-    def steps(self) -> list[tuple[int, int]]:
-        """First and last + 1 packed row of each time step."""
-        ends = self.valid.sum(1).cumsum(0).tolist()
-        steps = list(zip([0, *ends[:-1]], ends))
-        return [(start, end) for start, end in steps if end > start]
-
-    @cached_property
-    def first_row(self) -> Tensor:
-        """First packed row of each time step, shape (time, 1)."""
-        ends = self.valid.sum(1).cumsum(0)
-        return torch.cat([ends.new_zeros(1), ends[:-1]])[:, None]
-
-    def row_of(self, time: Tensor) -> Tensor:
-        """Packed row of each utterance at the given times, both of shape (time, batch); valid frames only."""
-        utterance = torch.arange(len(self.lengths), device=time.device)
-        return (self.first_row[time.clamp(min=0), 0] + utterance)[self.valid]
-
-    @cached_property
-    def mirror(self) -> Tensor:
-        """For each packed row the row that stands in its place when every utterance is read from its end."""
-        time = torch.arange(self.num_frames, device=self.lengths.device)[:, None]
-        return self.row_of(self.lengths - 1 - time)
-
-    @cached_property
-    def previous(self) -> Tensor:
-        """For each packed row the row one time step before; meaningless at the first step."""
-        time = torch.arange(self.num_frames, device=self.lengths.device)[:, None]
-        return self.row_of((time - 1).expand_as(self.valid))
-
-    def pack(self, padded: Tensor) -> Tensor:
-        """(batch, time, features) -> (valid frames, features)"""
-        return padded.flatten(0, 1).index_select(0, self.rows)
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """(valid frames, features) -> (batch, time, features), with zeros in the padding"""
-        batch_size = len(self.lengths)
-        padded = packed.new_zeros(batch_size * self.num_frames, *packed.shape[1:])
-        return padded.index_copy(0, self.rows, packed).unflatten(0, (batch_size, self.num_frames))
 
 
 @dataclass(frozen=True)
@@ -120,7 +63,7 @@ class _RNN(torch.autograd.Function):
     def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
         states = torch.empty_like(inputs)
         transposed = weight.transpose(1, 2).contiguous()
-        state = inputs.new_zeros(len(weight), len(frames.lengths), weight.shape[2])
+        state = inputs.new_zeros(len(weight), frames.batch_size, weight.shape[2])
         for start, end in frames.steps:
             state = torch.baddbmm(inputs[:, start:end], state[:, : end - start], transposed, out=states[:, start:end])
             activation.apply_(state)
@@ -159,7 +102,7 @@ class _GRU(torch.autograd.Function):
         candidates = inputs.new_empty(directions, rows, hidden)
         states = inputs.new_empty(directions, rows, hidden)
         transposed = weight.transpose(1, 2).contiguous()
-        state = inputs.new_zeros(directions, len(frames.lengths), hidden)
+        state = inputs.new_zeros(directions, frames.batch_size, hidden)
         for start, end in frames.steps:
             state = state[:, : end - start]
             product = torch.bmm(state, transposed)
@@ -221,7 +164,7 @@ class _LSTM(torch.autograd.Function):
         cells = inputs.new_empty(directions, rows, hidden)
         states = inputs.new_empty(directions, rows, hidden)
         transposed = weight.transpose(1, 2).contiguous()
-        state = cell = inputs.new_zeros(directions, len(frames.lengths), hidden)
+        state = cell = inputs.new_zeros(directions, frames.batch_size, hidden)
         for start, end in frames.steps:
             size = end - start
             step = torch.baddbmm(inputs[:, start:end], state[:, :size], transposed, out=gates[:, start:end])
@@ -313,9 +256,7 @@ class BatchNormRNN(nn.Module):
     def reset_parameters(self) -> None:
         bound = 1 / math.sqrt(self.weight_hh.shape[2])
         nn.init.uniform_(self.weight_ih, -bound, bound)
-        if not getattr(
-            self.weight_hh, "_is_hf_initialized", False
-        ):  # from_pretrained marks what it loaded; views lose it
+        if not getattr(self.weight_hh, "_is_hf_initialized", False):  # from_pretrained marks what it loaded; views lose it
             for direction in self.weight_hh:
                 for gate in direction.split(direction.shape[1]):
                     nn.init.orthogonal_(gate)
@@ -331,7 +272,7 @@ class BatchNormRNN(nn.Module):
         else:
             projected = self._both_directions(self._project(rows, weight), frames)
             states = RECURRENCES[self.rnn_type].apply(projected, self.weight_hh, frames, self.activation)
-        output = states[0] if self.directions == 1 else states[0] + states[1].index_select(0, frames.mirror)
+        output = states[0] if self.directions == 1 else states[0] + take_rows(states[1], frames.mirror)
         return frames.unpack(output)
 
     def _project(self, rows: Tensor, weight: Tensor) -> Tensor:
@@ -347,7 +288,7 @@ class BatchNormRNN(nn.Module):
         by_direction = projected.unflatten(1, (len(self.weight_ih), -1)).unbind(1)
         if self.directions == 1:
             return by_direction[0][None]
-        return torch.stack([by_direction[0], by_direction[-1].index_select(0, frames.mirror)])
+        return torch.stack([by_direction[0], take_rows(by_direction[-1], frames.mirror)])
 
     def _normalize_each_step(self, projected: Tensor, frames: PackedFrames) -> Tensor:
         inputs = self._both_directions(projected, frames)
@@ -356,7 +297,7 @@ class BatchNormRNN(nn.Module):
         for direction in range(self.directions):
             first = min(direction, len(self.weight_ih) - 1) * width
             steps = inputs[direction].split([end - start for start, end in frames.steps])
-            state = cell = inputs.new_zeros(len(frames.lengths), hidden)
+            state = cell = inputs.new_zeros(frames.batch_size, hidden)
             states = []
             for step in steps:
                 state, cell = state[: len(step)], cell[: len(step)]

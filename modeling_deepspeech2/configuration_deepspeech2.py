@@ -9,7 +9,8 @@ from transformers import PreTrainedConfig
 # What may stand in a config.json beside the declared fields. Any other unknown name is a mistake, and said to be one.
 _LIBRARY_FIELDS = {
     "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type", "name_or_path",
-    "num_labels", "output_attentions", "per_layer_config", "quantization_config", "torch_dtype", "trust_remote_code",
+    "num_labels", "output_attentions", "per_layer_config", "quantization_config", "tie_word_embeddings", "torch_dtype",
+    "trust_remote_code", "use_cache",
 }  # fmt: skip
 
 
@@ -97,9 +98,7 @@ class DeepSpeech2Config(PreTrainedConfig):
         if self.lookahead < 0:
             raise ValueError(f"lookahead counts future frames and must be at least 0, but is {self.lookahead}.")
         if self.lookahead and self.bidirectional:
-            raise ValueError(
-                "lookahead needs bidirectional=False: a bidirectional layer sees the whole future already."
-            )
+            raise ValueError("lookahead needs bidirectional=False: a bidirectional layer sees the whole future already.")
         if not 0 <= self.hidden_dropout < 1:
             raise ValueError(f"hidden_dropout must lie in [0, 1), but is {self.hidden_dropout}.")
         if self.activation_clip <= 0:

@@ -146,7 +146,8 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
             `input_features` of shape (batch, frames, bins) and `attention_mask` of shape (batch, frames).
 
         Raises:
-            ValueError: another sampling rate than the model's, samples that are not numbers, or more than two axes.
+            ValueError: another sampling rate than the model's, samples that are not floating point numbers, more than two
+                axes, or no waveform at all.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(
@@ -154,6 +155,8 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
                 "first, or let the pipeline do so."
             )
         features = [self.normalize(self.log_power(_mono(waveform))).numpy() for waveform in _as_list(raw_speech)]
+        if not features:
+            raise ValueError("There is no waveform to make features of: the list is empty.")
         return self.pad(
             BatchFeature({"input_features": features}),
             padding=padding,
@@ -176,7 +179,13 @@ def _as_list(raw_speech: np.ndarray | torch.Tensor | list) -> list:
 
 def _mono(waveform: np.ndarray | torch.Tensor | list[float]) -> torch.Tensor:
     """Averages the channels of a waveform, the shorter of two axes, and checks its samples."""
-    waveform = torch.as_tensor(np.asarray(waveform), dtype=torch.float32)
+    samples = np.asarray(waveform)
+    if samples.size and samples.dtype.kind != "f":
+        raise ValueError(f"A waveform holds floating point samples in [-1, 1], but this one holds {samples.dtype}.")
+    # Copied, because torch takes no reversed, byte-swapped or read-only arrays.
+    waveform = torch.from_numpy(np.array(samples, dtype=np.float32))
+    if waveform.numel() == 0:
+        return waveform.reshape(-1)
     if waveform.ndim == 2:
         waveform = waveform.mean(int(waveform.shape[0] > waveform.shape[1]))
     if waveform.ndim != 1:

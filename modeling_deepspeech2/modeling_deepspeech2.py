@@ -17,8 +17,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .batch_norm import SpeechBatchNorm
-from .batch_norm_rnn import BatchNormRNN, PackedFrames
+from .batch_norm_rnn import BatchNormRNN
 from .configuration_deepspeech2 import DeepSpeech2Config
+from .packed_frames import PackedFrames
 
 
 # Logit of every symbol but the blank in a padded frame: finite in half precision, and a probability of zero.
@@ -48,18 +49,15 @@ class DeepSpeech2ConvolutionLayer(nn.Module):
         """Frames after the layer: ⌈length / stride⌉, and none from none."""
         return (length + self.conv.stride[0] - 1) // self.conv.stride[0]
 
-    def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, channels, time, frequency), zero in the padding -> the same kind of tensor, and its lengths"""
-        # Channels last: a frame's values lie together, so that the valid frames are rows of one matrix.
-        outputs = self.conv(hidden_states).permute(0, 2, 3, 1)
-        lengths = self.output_length(lengths)
-        valid = torch.arange(outputs.shape[1], device=lengths.device) < lengths[:, None]
-        rows = outputs[valid]
+    def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, PackedFrames]:
+        """(batch, channels, time, frequency), zero in the padding -> the same kind of tensor, and its frames"""
+        outputs = self.conv(hidden_states).permute(0, 2, 3, 1)  # a frame's values together: frames become rows
+        frames = PackedFrames(self.output_length(lengths), outputs.shape[1])
+        rows = frames.pack(outputs)
         if self.norm is not None:
             rows = self.norm(rows.flatten(0, 1)).view(rows.shape)
         rows = F.hardtanh(rows, 0.0, float(self.clip))
-        outputs = rows.new_zeros(outputs.shape).masked_scatter(valid[..., None, None], rows)
-        return outputs.permute(0, 3, 1, 2), lengths
+        return frames.unpack(rows).permute(0, 3, 1, 2), frames
 
 
 class DeepSpeech2RecurrentLayer(GradientCheckpointingLayer):
@@ -180,11 +178,12 @@ class DeepSpeech2Model(DeepSpeech2PreTrainedModel):
             hidden_states = hidden_states[:, None]
         else:
             hidden_states = hidden_states.transpose(1, 2)[..., None]
+        hidden_states = hidden_states.contiguous(memory_format=torch.channels_last)  # as the layers hand it on
         for layer in self.convolutions:
-            hidden_states, lengths = layer(hidden_states, lengths)
+            hidden_states, frames = layer(hidden_states, lengths)
+            lengths = frames.lengths
         hidden_states = hidden_states.permute(0, 2, 3, 1).flatten(2)
 
-        frames = PackedFrames(lengths, hidden_states.shape[1])
         for layer in self.layers:
             hidden_states = layer(hidden_states, frames)
         if self.row_convolution is not None:
@@ -223,9 +222,7 @@ class DeepSpeech2ForCTC(DeepSpeech2PreTrainedModel):
         lengths = self.output_lengths(frame_lengths(input_features, attention_mask))
         padding = torch.arange(logits.shape[1], device=lengths.device) >= lengths[:, None]
         blank = F.one_hot(logits.new_tensor(self.config.pad_token_id, dtype=torch.long), logits.shape[2]).bool()
-        logits = logits.masked_fill(padding[..., None] & ~blank, IMPOSSIBLE).masked_fill(
-            padding[..., None] & blank, 0.0
-        )
+        logits = logits.masked_fill(padding[..., None] & ~blank, IMPOSSIBLE).masked_fill(padding[..., None] & blank, 0.0)
 
         loss = None
         if labels is not None:

@@ -31,6 +31,8 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
             from huggingface_hub.utils import httpx
 
             inputs = httpx.get(inputs, follow_redirects=True).raise_for_status().content
+        if isinstance(inputs, (bytearray, memoryview)):
+            inputs = bytes(inputs)
         if isinstance(inputs, (str, os.PathLike, bytes)):
             return read_audio(inputs, rate)
         if hasattr(inputs, "get_all_samples"):  # torchcodec's decoder, which `datasets` gives
@@ -47,7 +49,7 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         if raw is not None:
             if declared is None:
                 raise AudioError("An audio array in a dict needs its 'sampling_rate' in hertz beside it.")
-            raw = to_mono(raw, declared, rate)
+            raw = to_mono(raw, declared, rate, name="the audio array" if path is None else os.fspath(path))
         elif content is not None or path is not None:
             raw, declared = read_audio(content if content is not None else path, rate, name=path), rate
         else:

@@ -39,6 +39,7 @@ LABEL_UNITS = ("character", "bigram")
 
 _CJK = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _CJK_IDEOGRAPH = re.compile(f"[{_CJK}]")
+_LETTERS = re.compile(rf"[^\W\d_{_CJK}]+")
 _SPACES_BY_CJK = re.compile(rf" (?=[{_CJK}])|(?<=[{_CJK}]) ")
 
 # Unicode calls these punctuation, but they are read aloud; dropping them would lose words in silence.
@@ -52,13 +53,16 @@ _ENGLISH_LETTERS = str.maketrans(
 )
 
 # Words that begin with an apostrophe, which therefore opens no quotation.
-_ELISIONS = frozenset("tis twas twere twill twould em n til till cause bout neath gainst twixt tween".split())
+_ELISIONS = {
+    "bout", "cause", "em", "gainst", "n", "neath", "pon", "til", "till", "tis", "twas", "tween", "twere", "twill",
+    "twixt", "twould",
+}  # fmt: skip
 
 # The end of a word whose apostrophe most likely closes no quotation: dogs' tails, doin' it, o' them, th' garden.
 _POSSESSIVE_OR_ELIDED = re.compile(r"(?:[sn]|\b(?:o|th|tha|wi|ol))$")
 
 _LONGEST_NUMBER = 12  # digits; anything longer is a code, and is read digit by digit
-_POINT_DECIMAL_LANGUAGES = frozenset("am bn en he ja kn ko te th zh".split())  # 1,000.5; the others write 1.000,5
+_POINT_DECIMAL_LANGUAGES = {"am", "bn", "en", "he", "ja", "kn", "ko", "te", "th"}  # 1,000.5; the others write 1.000,5
 
 
 class _ByCategory(dict):
@@ -97,14 +101,14 @@ def _quotation_marks(text: str) -> set[int]:
         if _is_letter(after):
             if before.isalnum() or _is_letter(before):
                 continue  # inside a word
-            word = re.match(r"[^\W\d_]+", text[position + 1 :])
-            quoted_word = word is not None and text.startswith("'", position + 1 + word.end()) and word[0] != "n"
+            word = _LETTERS.match(text, position + 1)
+            quoted_word = word is not None and text.startswith("'", word.end()) and word[0] != "n"
             if word is None or word[0] not in _ELISIONS or quoted_word:
                 opened.append(position)
         elif opened and before and not before.isspace() and not (text[: position + 1].endswith("'n'")):
             word_goes_on = text[position + 1 : position + 2] == " " and _is_letter(text[position + 2 : position + 3])
             weak = word_goes_on and _POSSESSIVE_OR_ELIDED.search(text[max(0, position - 4) : position])
-            if not weak or re.fullmatch(r"[^\W\d_]+", text[opened[-1] + 1 : position]):
+            if not weak or _LETTERS.fullmatch(text, opened[-1] + 1, position):
                 marks.update((opened.pop(), position))
     return marks
 
@@ -191,13 +195,14 @@ def _spell_alphabetic_numerals(text: str, language: str) -> str:
 
 def _apply_text_rules(text: str, language: str | None, numerals: str) -> str:
     """The text rules of `DeepSpeech2CTCTokenizer.normalize`, which `from_texts` needs before there is a tokenizer."""
+    # Apostrophes before NFKC, which takes the acute accent apart, and after it, because it makes a grave accent.
     text = text.translate(_DROP_FORMAT_CHARACTERS).translate(_APOSTROPHES)
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower()).translate(_APOSTROPHES)
     if numerals == "spell" and any(map(str.isdecimal, text)):
         text = _spell_numerals(text, language)
     if language == "en":
-        letters = unicodedata.normalize("NFD", text.translate(_ENGLISH_LETTERS))
-        text = unicodedata.normalize("NFC", "".join(c for c in letters if unicodedata.category(c) != "Mn"))
+        letters = (c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
+        text = unicodedata.normalize("NFC", "".join(letters)).translate(_ENGLISH_LETTERS)
     text = _resolve_apostrophes(text).translate(_PUNCTUATION_TO_SPACE)
     text = " ".join(text.split())
     return _SPACES_BY_CJK.sub("", text) if language == "zh" else text
@@ -401,6 +406,13 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
                 tokens += [self.word_delimiter_token, *symbols] if tokens else symbols
         return tokens
 
+    def _encode_plus(self, text: Any, text_pair: Any = None, is_split_into_words: bool = False, **kwargs: Any) -> Any:
+        # The parent tokenizes the words of a pretokenized text one by one and puts no delimiter between them.
+        if is_split_into_words:
+            text, text_pair = _join_words(text), _join_words(text_pair)
+            is_split_into_words = not isinstance(text, str)  # a batch comes back here, one text at a time
+        return super()._encode_plus(text, text_pair, is_split_into_words=is_split_into_words, **kwargs)
+
     def _tokenize_word(self, word: str) -> list[str]:
         for character in sorted(set(word)):
             if not self._is_known(character):
@@ -454,6 +466,12 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
                     words.append({"word": character, "start_offset": start, "end_offset": end})
                 word_is_open = not is_ideograph
         return words
+
+
+def _join_words(text: Any) -> Any:
+    """The text that a list of words makes; anything else as it is."""
+    is_words = isinstance(text, (list, tuple)) and len(text) > 0 and all(isinstance(word, str) for word in text)
+    return " ".join(text) if is_words else text
 
 
 def _is_symbol(character: str) -> bool:

@@ -26,9 +26,7 @@ def run(hub: HubServer, hf_home: Path, code: str) -> str:
 def test_folder_upload_and_snapshot(hub: HubServer, tmp_path: Path) -> None:
     folder, copy = tmp_path / "folder", tmp_path / "copy"
     (folder / "extra").mkdir(parents=True)
-    (folder / "README.md").write_text(
-        "---\nlicense: mit\npipeline_tag: automatic-speech-recognition\n---\n# A model\n"
-    )
+    (folder / "README.md").write_text("---\nlicense: mit\npipeline_tag: automatic-speech-recognition\n---\n# A model\n")
     (folder / "extra" / "config.json").write_text('{"hidden_size": 8}\n')
     (folder / "model.safetensors").write_bytes(bytes(range(256)) * 400)
     push = f"""

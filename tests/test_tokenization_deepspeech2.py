@@ -129,7 +129,7 @@ def test_text_rule(language, numerals, text, expected):
 
 
 @pytest.mark.parametrize("language", ["en", "zh", None])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(text=st.text() | st.text(alphabet="'’ -,.asn你好é\u0301", max_size=20))
 def test_text_rules_change_a_text_once(language, text):
     normalized = tokenization._apply_text_rules(text, language, "keep")
@@ -213,9 +213,7 @@ def test_no_text_yields_a_blank_or_a_stray_space(tokenizer):
 
 def test_unknown_characters_are_counted():
     tokenizer = build(language="en")
-    assert tokenizer.unknown_characters("It costs $742, $2 more: 你") == Counter(
-        {"$": 2, "2": 2, "7": 1, "4": 1, "你": 1}
-    )
+    assert tokenizer.unknown_characters("It costs $742, $2 more: 你") == Counter({"$": 2, "2": 2, "7": 1, "4": 1, "你": 1})
     assert tokenizer.unknown_characters("nothing, unknown!") == Counter()
     assert ENGLISH.unknown_characters("50% of 7 | x") == Counter({"%": 1, "|": 1})
 
@@ -252,7 +250,7 @@ ANY = st.text(max_size=20)
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZER_OF.values(), ids=TOKENIZER_OF)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(text=LATIN | MIXED | ANY, seed=st.integers(0, 2**32))
 def test_round_trip_through_ctc_frames(tokenizer, text, seed):
     unknown = tokenizer.unknown_characters(text)

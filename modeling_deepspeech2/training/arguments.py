@@ -64,9 +64,7 @@ class DataArguments:
 
     dataset: str = field(
         default="",
-        metadata={
-            "help": "A data set's name on the Hub, a folder of parquet shards, or an audio folder with metadata.csv."
-        },
+        metadata={"help": "A data set's name on the Hub, a folder of parquet shards, or an audio folder with metadata.csv."},
     )
     train: list[str] = field(
         default_factory=lambda: ["train"],
@@ -74,9 +72,7 @@ class DataArguments:
     )
     validation: list[str] = field(
         default_factory=list,
-        metadata={
-            "help": "Splits that choose the best model; without any, validation_share of the training data does."
-        },
+        metadata={"help": "Splits that choose the best model; without any, validation_share of the training data does."},
     )
     validation_share: float = field(
         default=0.05,
@@ -103,9 +99,7 @@ class DataArguments:
 class TrainingArguments:
     """How long and how hard to train, and where to write."""
 
-    output_dir: str = field(
-        default="runs/deepspeech2", metadata={"help": "Checkpoints, curves and the finished model."}
-    )
+    output_dir: str = field(default="runs/deepspeech2", metadata={"help": "Checkpoints, curves and the finished model."})
     model: str | None = field(
         default=None,
         metadata={"help": "A saved model, folder or Hub name, to go on from (fine-tuning) or to measure."},
@@ -115,11 +109,15 @@ class TrainingArguments:
         default=0, metadata={"help": "Processes that decode audio beside the training process; 0 decodes in it."}
     )
     num_epochs: int = field(default=20, metadata={"help": "Passes over the training data."})
-    max_steps: int | None = field(
-        default=None, metadata={"help": "Stop after so many steps, whatever num_epochs says."}
-    )
+    max_steps: int | None = field(default=None, metadata={"help": "Stop after so many steps, whatever num_epochs says."})
     batch_size: int = field(default=16, metadata={"help": "Utterances a step on each process, before accumulation."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches whose gradients make one step."})
+    speed_perturbation: float = field(
+        default=0.0, metadata={"help": "Play each training utterance up to this share faster or slower, such as 0.1."}
+    )
+    spec_augment: bool = field(
+        default=False, metadata={"help": "Mask bands of frequency and stretches of time of the training features."}
+    )
     optimizer: Literal["adamw", "sgd"] = field(
         default="adamw", metadata={"help": "adamw, or the paper's sgd with Nesterov momentum."}
     )
@@ -151,6 +149,8 @@ class TrainingArguments:
         for name in ("learning_rate", "anneal", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, but is {getattr(self, name)}.")
+        if not 0 <= self.speed_perturbation < 1:
+            raise ValueError(f"speed_perturbation must lie in [0, 1), but is {self.speed_perturbation}.")
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub needs hub_model_id, such as --hub_model_id=me/my-model.")
         if self.eval_only and not self.model:

@@ -9,17 +9,19 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import soundfile
 import torch
 from datasets import IterableDataset, Value, concatenate_datasets, get_dataset_config_names, load_dataset
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ..audio import AudioError, read_audio
 from ..configuration_deepspeech2 import DeepSpeech2Config
 from ..processing_deepspeech2 import DeepSpeech2Processor
+from .augmentation import Augmentation
 
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -202,29 +204,35 @@ class Collator:
     processor: DeepSpeech2Processor
     config: DeepSpeech2Config
     training: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __call__(self, batch: list[Utterance]) -> dict:
         extractor, tokenizer = self.processor.feature_extractor, self.processor.tokenizer
-        kept: dict[str, list] = {"waveforms": [], "labels": [], "texts": [], "names": []}
+        kept: dict[str, list] = {"features": [], "labels": [], "texts": [], "names": []}
         skipped: list[tuple[str, str]] = []
         unknown: Counter[str] = Counter()
+        seconds = 0.0
         for utterance in batch:
             try:
+                generator = self.augmentation.generator(utterance.name)
                 waveform = read(utterance, extractor.sampling_rate)
+                waveform = self.augmentation.change_speed(waveform, generator)
                 labels = self._labels(utterance.text, extractor.num_frames(len(waveform)))
             except (AudioError, DataError, OSError) as error:
                 skipped.append((utterance.name, str(error)))
                 continue
             unknown.update(tokenizer.unknown_characters(utterance.text))
-            kept["waveforms"].append(waveform)
+            features = extractor.normalize(extractor.log_power(waveform))
+            kept["features"].append(self.augmentation.mask(features, generator))
+            seconds += len(waveform) / extractor.sampling_rate
             kept["labels"].append(labels)
             kept["texts"].append(tokenizer.normalize(utterance.text))
             kept["names"].append(utterance.name)
         return {
-            **self._tensors(kept["waveforms"], kept["labels"]),
+            **self._tensors(kept["features"], kept["labels"]),
             "texts": kept["texts"],
             "names": kept["names"],
-            "seconds": sum(len(waveform) for waveform in kept["waveforms"]) / extractor.sampling_rate,
+            "seconds": seconds,
             "skipped": skipped,
             "unknown_characters": unknown,
         }
@@ -240,19 +248,15 @@ class Collator:
             raise DataError(f"The transcript needs {needed} output frames, but the audio has {available}: {text!r}.")
         return labels
 
-    def _tensors(self, waves: list, labels: list[list[int]]) -> dict[str, torch.Tensor]:
-        extractor = self.processor.feature_extractor
-        if not waves:
-            return {
-                "input_features": torch.zeros(0, 1, extractor.feature_size),
-                "attention_mask": torch.zeros(0, 1, dtype=torch.long),
-                "labels": torch.zeros(0, 1, dtype=torch.long),
-            }
-        features = extractor(waves, sampling_rate=extractor.sampling_rate, return_tensors="pt")
-        padded = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(ids) for ids in labels], batch_first=True, padding_value=-100
-        )
-        return {**features, "labels": padded}
+    def _tensors(self, features: list[torch.Tensor], labels: list[list[int]]) -> dict[str, torch.Tensor]:
+        # The empty batch keeps the axes that the model looks at.
+        features = features or [torch.zeros(0, self.config.num_frequency_bins)]
+        padded = pad_sequence(features, batch_first=True, padding_value=self.processor.feature_extractor.padding_value)
+        lengths = torch.tensor([len(utterance) for utterance in features])
+        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+        targets = pad_sequence([torch.tensor(ids) for ids in labels or [[-100]]], batch_first=True, padding_value=-100)
+        size = len(labels)
+        return {"input_features": padded[:size], "attention_mask": mask[:size], "labels": targets[:size]}
 
 
 @dataclass

@@ -28,9 +28,7 @@ class Evaluation:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = (
-            f"WER {self.wer:.2%}, CER {self.cer:.2%} on {len(self.references)} utterances, {self.seconds / 3600:.2f} h"
-        )
+        text = f"WER {self.wer:.2%}, CER {self.cer:.2%} on {len(self.references)} utterances, {self.seconds / 3600:.2f} h"
         return text + (f", {len(self.skipped)} skipped" if self.skipped else "")
 
     def examples(self, number: int = 5) -> str:
@@ -64,9 +62,7 @@ def evaluate(
         skipped += batch["skipped"]
         if not batch["names"]:
             continue
-        logits = model(
-            batch["input_features"].to(accelerator.device), batch["attention_mask"].to(accelerator.device)
-        ).logits
+        logits = model(batch["input_features"].to(accelerator.device), batch["attention_mask"].to(accelerator.device)).logits
         names += batch["names"]
         references += batch["texts"]
         predictions += processor.tokenizer.batch_decode(logits.argmax(-1).cpu())

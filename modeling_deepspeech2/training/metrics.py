@@ -19,18 +19,13 @@ class ErrorRates(evaluate.Metric):
             description="Word error rate and character error rate; Chinese characters count as words.",
             citation="",
             inputs_description="predictions, references: lists of normalised texts",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
+            features=datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")}),
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        words = [
-            [" ".join(_IDEOGRAPH.sub(r" \1 ", text).split()) for text in texts] for texts in (references, predictions)
-        ]
+        words = [[" ".join(_IDEOGRAPH.sub(r" \1 ", text).split()) for text in texts] for texts in (references, predictions)]
         # Spaces between Chinese characters carry nothing, and a recogniser may put them or not.
         characters = [
-            [re.sub(rf"\s*{_IDEOGRAPH.pattern}\s*", r"\1", text) for text in texts]
-            for texts in (references, predictions)
+            [re.sub(rf"\s*{_IDEOGRAPH.pattern}\s*", r"\1", text) for text in texts] for texts in (references, predictions)
         ]
         return {"wer": jiwer.wer(*words), "cer": jiwer.cer(*characters)}

@@ -67,9 +67,7 @@ def draw_curve(history: list[dict], file: Path) -> None:
     rate_axis = loss_axis.twinx()
     for name, color in (("wer", "tab:orange"), ("cer", "tab:green")):
         points = [(row["step"], 100 * row[name]) for row in history if name in row]
-        rate_axis.plot(
-            *zip(*points) if points else ([], []), "o-", ms=3, color=color, label=f"validation {name.upper()}"
-        )
+        rate_axis.plot(*zip(*points) if points else ([], []), "o-", ms=3, color=color, label=f"validation {name.upper()}")
     rate_axis.set(ylabel="error rate, %", ylim=(0, 105))
     figure.legend(loc="upper right", bbox_to_anchor=(0.88, 0.88))
     figure.tight_layout()
@@ -121,9 +119,7 @@ def write_model_card(
         f"| {split} | {len(e.references):,} | {e.seconds / 3600:.2f} | {e.wer:.2%} | {e.cer:.2%} |"
         for split, e in results.items()
     ]
-    network = ["| field | value |", "| --- | --- |"] + [
-        f"| `{name}` | `{value}` |" for name, value in settings.items()
-    ]
+    network = ["| field | value |", "| --- | --- |"] + [f"| `{name}` | `{value}` |" for name, value in settings.items()]
     card = _TEMPLATE.format(
         metadata=metadata.to_yaml(),
         name=Path(model_id).name,

@@ -1,0 +1,34 @@
+# make demo [LANGUAGE=mandarin]   train from scratch on the bundled speech, then transcribe voices never heard (about 7 min)
+# make test                       run the tests
+# make style, make quality        format the code, or check it
+# Each sets up .venv first; nothing but Python and a package index is needed.
+
+PYTHON ?= python3
+LANGUAGE ?= english
+BIN := .venv/bin
+
+# Where cores are shared, waiting threads should sleep rather than spin.
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test style quality
+
+.venv/%.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$*]"
+	touch $@
+
+demo: .venv/train.installed
+	$(BIN)/accelerate launch run_ctc.py recipes/demo_$(LANGUAGE).yaml
+	$(BIN)/python demo/transcribe.py $(LANGUAGE)
+
+test: .venv/test.installed
+	$(BIN)/python -m pytest
+
+style: .venv/style.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: .venv/style.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .

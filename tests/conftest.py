@@ -1,0 +1,98 @@
+"""What several test modules share: clips of the bundled speech, and a small model saved as a Hub repository."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import soundfile
+import torch
+from transformers import AutoTokenizer
+
+from modeling_deepspeech2 import (
+    DeepSpeech2Config,
+    DeepSpeech2FeatureExtractor,
+    DeepSpeech2ForCTC,
+    DeepSpeech2Processor,
+)
+from modeling_deepspeech2.training.publishing import save_repository
+
+
+REPOSITORY = Path(__file__).parent.parent
+NUM_CLIPS = 8
+
+
+class Clip(NamedTuple):
+    """One utterance of the bundled test split."""
+
+    name: str
+    waveform: np.ndarray  # float32, 16 kHz
+    text: str
+
+
+@pytest.fixture(scope="session")
+def encoded_clips() -> list[tuple[str, bytes]]:
+    """Name and Ogg Opus file of the first utterances of the bundled English test split."""
+    table = pyarrow.parquet.read_table(next((REPOSITORY / "demo" / "speech" / "english").glob("test-*.parquet")))
+    return [(row["audio"]["path"], row["audio"]["bytes"]) for row in table.slice(0, NUM_CLIPS).to_pylist()]
+
+
+@pytest.fixture(scope="session")
+def clips(encoded_clips) -> list[Clip]:
+    """The same utterances decoded, by soundfile alone, with their transcripts."""
+    table = pyarrow.parquet.read_table(next((REPOSITORY / "demo" / "speech" / "english").glob("test-*.parquet")))
+    found = []
+    for (name, content), text in zip(encoded_clips, table.column("text").to_pylist()):
+        waveform, rate = soundfile.read(io.BytesIO(content), dtype="float32")
+        assert rate == 16_000 and waveform.ndim == 1
+        found.append(Clip(name, waveform, text))
+    return found
+
+
+@pytest.fixture(scope="session")
+def processor(clips) -> DeepSpeech2Processor:
+    """English characters, and features with the statistics of the clips."""
+    extractor = DeepSpeech2FeatureExtractor(normalization="training_set").fit(clip.waveform for clip in clips)
+    return DeepSpeech2Processor(extractor, AutoTokenizer.from_pretrained(REPOSITORY / "tokenizer" / "english"))
+
+
+@pytest.fixture(scope="session")
+def make_tiny_model(clips, processor) -> Callable[..., DeepSpeech2ForCTC]:
+    """A function that makes a small random model in evaluation mode; its arguments are fields of the configuration.
+
+    The running averages of BatchNorm are those of the clips, and the output layer is drawn wide, so that almost every
+    frame has a symbol of its own: the transcripts are long noise, and change with the slightest shift of a frame.
+    """
+
+    def make(**settings) -> DeepSpeech2ForCTC:
+        torch.manual_seed(0)
+        defaults = {
+            "vocab_size": len(processor.tokenizer),
+            "pad_token_id": processor.tokenizer.pad_token_id,
+            "conv_channels": (4, 4),
+            "num_hidden_layers": 2,
+            "hidden_size": 32,
+        }
+        model = DeepSpeech2ForCTC(DeepSpeech2Config(**(defaults | settings)))
+        inputs = processor.feature_extractor([clip.waveform for clip in clips], sampling_rate=16_000, return_tensors="pt")
+        with torch.no_grad():
+            for _ in range(20):
+                model.train()(**inputs)
+            model.ctc_head.weight.normal_(std=2.0)
+            # Around their own mean: else one symbol would win in most frames.
+            hidden = model.eval().deepspeech2(**inputs).last_hidden_state[inputs.attention_mask[:, ::2].bool()]
+            model.ctc_head.bias.copy_(-(hidden @ model.ctc_head.weight.T).mean(0))
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory, make_tiny_model, processor) -> Path:
+    """A folder as `run_ctc.py` leaves it and as it stands on the Hub, with a small random bidirectional model."""
+    folder = tmp_path_factory.mktemp("tiny_model")
+    save_repository(folder, make_tiny_model(), processor)
+    return folder

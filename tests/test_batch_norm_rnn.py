@@ -1,0 +1,193 @@
+"""The recurrence against the plain per-step formula in float64, and the laws that it must keep."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
+from modeling_deepspeech2.packed_frames import PackedFrames
+
+
+def reference(layer: BatchNormRNN, inputs: Tensor, lengths: list[int]) -> Tensor:
+    """h_t = f(BN(W·x_t) + U·h_{t-1}), written as the paper writes it: utterance by utterance, step by step."""
+    act = torch.tanh if layer.activation.clip is None else (lambda x: x.clamp(0, layer.activation.clip))
+    width, hidden = layer.weight_hh.shape[1:]
+    rows = torch.cat([inputs[i, :length] for i, length in enumerate(lengths)])
+    projected = rows @ layer.weight_ih.flatten(0, 1).T
+    if layer.batch_norm == "off":
+        projected = projected + layer.bias
+    elif layer.training:
+        mean = projected.mean(0)
+        variance = (projected - mean).pow(2).mean(0)
+        projected = (projected - mean) / (variance + layer.norm.eps).sqrt() * layer.norm.weight + layer.norm.bias
+    else:
+        deviation = (layer.norm.running_var + layer.norm.eps).sqrt()
+        projected = (projected - layer.norm.running_mean) / deviation * layer.norm.weight + layer.norm.bias
+    outputs = []
+    for i, own in enumerate(projected.split(lengths)):
+        output = inputs.new_zeros(inputs.shape[1], hidden)
+        for direction in range(layer.directions):
+            first = min(direction, len(layer.weight_ih) - 1) * width
+            recurrent = layer.weight_hh[direction]
+            state = cell = inputs.new_zeros(hidden)
+            times = range(lengths[i]) if direction == 0 else range(lengths[i] - 1, -1, -1)
+            states = {}
+            for t in times:
+                x = own[t, first : first + width]
+                u = recurrent @ state
+                if layer.rnn_type == "rnn":
+                    state = act(x + u)
+                elif layer.rnn_type == "gru":
+                    r, z = torch.sigmoid((x + u)[: 2 * hidden]).chunk(2)
+                    n = act(x[2 * hidden :] + r * u[2 * hidden :])
+                    state = (1 - z) * n + z * state
+                else:
+                    into, forget, candidate, out = (x + u).chunk(4)
+                    cell = torch.sigmoid(forget) * cell + torch.sigmoid(into) * act(candidate)
+                    state = torch.sigmoid(out) * act(cell)
+                states[t] = state
+            if states:
+                padding = inputs.new_zeros(inputs.shape[1] - lengths[i], hidden)
+                output = output + torch.cat([torch.stack([states[t] for t in sorted(states)]), padding])
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def make_layer(dtype: torch.dtype = torch.float64, **settings) -> BatchNormRNN:
+    layer = BatchNormRNN(5, 4, **settings).to(dtype)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(0.1, 0.5)
+        if layer.batch_norm != "off":
+            layer.norm.running_mean.normal_()
+            layer.norm.running_var.uniform_(0.5, 2)
+    return layer
+
+
+def make_inputs(lengths: list[int], dtype: torch.dtype = torch.float64) -> Tensor:
+    """Random frames with NaN in the padding: whatever reads it shows."""
+    inputs = torch.randn(len(lengths), max([1, *lengths]), 5, dtype=dtype)
+    for i, length in enumerate(lengths):
+        inputs[i, length:] = float("nan")
+    return inputs
+
+
+LENGTHS = [6, 9, 1, 0, 4]
+LAYERS = [
+    dict(rnn_type=rnn_type, bidirectional=bidirectional, share_input_weights=shared, activation_clip=clip)
+    for rnn_type in ("rnn", "gru", "lstm")
+    for bidirectional, shared in ((False, False), (True, False), (True, True))
+    for clip in (None, 1.5)
+]
+
+
+def name(settings: dict) -> str:
+    directions = "bidirectional" if settings["bidirectional"] else "forward"
+    weights = "shared" if settings["share_input_weights"] else "separate"
+    return f"{settings['rnn_type']}-{directions}-{weights}-{'clipped' if settings['activation_clip'] else 'tanh'}"
+
+
+@pytest.mark.parametrize("settings", LAYERS, ids=name)
+@pytest.mark.parametrize("batch_norm", ["sequence", "off"])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 2e-6)], ids=["double", "float"])
+def test_outputs_and_gradients_equal_the_plain_formula(settings, batch_norm, dtype, tolerance):
+    torch.manual_seed(0)
+    exact = make_layer(batch_norm=batch_norm, **settings)
+    fast = BatchNormRNN(5, 4, batch_norm=batch_norm, **settings).to(dtype)
+    fast.load_state_dict(exact.state_dict())
+    inputs = make_inputs(LENGTHS)
+    weights = torch.randn(len(LENGTHS), max(LENGTHS), 4, dtype=torch.float64)
+
+    def run(layer, forward, inputs, weights):
+        inputs = inputs.clone().requires_grad_()
+        outputs = forward(layer, inputs)
+        (outputs * weights).sum().backward()
+        return [outputs, inputs.grad, *(parameter.grad for parameter in layer.parameters())]
+
+    expected = run(exact, lambda layer, x: reference(layer, x, LENGTHS), inputs, weights)
+    frames = PackedFrames(torch.tensor(LENGTHS), inputs.shape[1])
+    found = run(fast, lambda layer, x: layer(x, frames), inputs.to(dtype), weights.to(dtype))
+    for one, other in zip(expected, found):
+        scale = max(1.0, one.abs().max().item())
+        assert (one - other).abs().max().item() / scale <= tolerance
+
+
+@pytest.mark.parametrize("settings", LAYERS, ids=name)
+def test_inference_equals_the_plain_formula_with_running_averages(settings):
+    layer = make_layer(**settings).eval()
+    inputs = make_inputs(LENGTHS)
+    found = layer(inputs, PackedFrames(torch.tensor(LENGTHS), inputs.shape[1]))
+    assert torch.allclose(found, reference(layer, inputs, LENGTHS), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rnn_type", ["rnn", "gru", "lstm"])
+def test_gradcheck(rnn_type):
+    layer = make_layer(rnn_type=rnn_type, activation_clip=None)
+    frames = PackedFrames(torch.tensor([3, 2]), 3)
+    inputs = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda x, *_: layer(x, frames), (inputs, *layer.parameters()))
+
+
+@pytest.mark.parametrize("rnn_type", ["rnn", "gru", "lstm"])
+@given(lengths=st.lists(st.integers(0, 7), min_size=1, max_size=5))
+@settings(max_examples=25, deadline=None)
+def test_any_lengths_in_any_order(rnn_type, lengths):
+    layer = make_layer(rnn_type=rnn_type)
+    inputs = make_inputs(lengths)
+    found = layer(inputs, PackedFrames(torch.tensor(lengths), inputs.shape[1]))
+    assert found.shape == (len(lengths), inputs.shape[1], 4)
+    if sum(lengths):
+        assert torch.allclose(found, reference(layer, inputs, lengths), rtol=0, atol=1e-11)
+    for i, length in enumerate(lengths):
+        assert (found[i, length:] == 0).all()
+
+
+def test_running_averages_see_valid_frames_only():
+    layer = make_layer(batch_norm="sequence")
+    layer.norm.reset_parameters()
+    lengths = [4, 2, 7]
+    inputs = make_inputs(lengths)
+    layer(inputs, PackedFrames(torch.tensor(lengths), 7))
+    rows = torch.cat([inputs[i, :length] for i, length in enumerate(lengths)]) @ layer.weight_ih.flatten(0, 1).T
+    assert torch.allclose(layer.norm.running_mean, 0.1 * rows.mean(0))
+    assert torch.allclose(layer.norm.running_var, 0.9 + 0.1 * rows.var(0))
+
+
+@pytest.mark.parametrize("rnn_type", ["rnn", "gru", "lstm"])
+def test_step_normalisation_is_batch_norm_of_each_time_step(rnn_type):
+    """One step of a batch of equal lengths is stock BatchNorm over the batch; inference uses one running average."""
+    layer = make_layer(rnn_type=rnn_type, batch_norm="step", bidirectional=False)
+    inputs = torch.randn(6, 1, 5, dtype=torch.float64)
+    found = layer(inputs, PackedFrames(torch.ones(6, dtype=torch.long), 1))[:, 0]
+    x = torch.nn.functional.batch_norm(
+        inputs[:, 0] @ layer.weight_ih[0].T, None, None, layer.norm.weight, layer.norm.bias, training=True
+    )
+    act = layer.activation
+    if rnn_type == "rnn":
+        expected = act(x)
+    elif rnn_type == "gru":
+        expected = (1 - x[:, 4:8].sigmoid()) * act(x[:, 8:])
+    else:
+        into, _, candidate, out = x.chunk(4, 1)
+        expected = out.sigmoid() * act(into.sigmoid() * act(candidate))
+    assert torch.allclose(found, expected)
+    layer.eval()
+    lengths = [5, 2, 3]
+    inputs = make_inputs(lengths)
+    together = layer(inputs, PackedFrames(torch.tensor(lengths), 5))
+    alone = layer(inputs[1:2, :2], PackedFrames(torch.tensor([2]), 2))
+    assert torch.allclose(together[1, :2], alone[0])
+
+
+def test_statistics_stay_in_float32_under_bfloat16():
+    """Law 7: autocast may round the product W·x, never the recurrence or the running averages."""
+    layer = make_layer(torch.float32)
+    inputs = make_inputs(LENGTHS, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = layer(inputs, PackedFrames(torch.tensor(LENGTHS), inputs.shape[1]))
+    assert outputs.dtype == torch.float32
+    assert layer.norm.running_mean.dtype == torch.float32
+    outputs.sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in layer.parameters())

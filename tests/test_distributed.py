@@ -1,0 +1,66 @@
+"""Law 2: several processes with a share of the utterances each train exactly like one process with all of them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
+
+
+LENGTHS = [33, 18, 25, 40, 12, 29, 36, 21]
+
+
+def gradients_of_a_step(rank: int, world_size: int, uneven: bool) -> dict[str, torch.Tensor]:
+    """Loss averaged over all utterances, its gradients, and the running averages, as `run_ctc.py` makes them."""
+    torch.manual_seed(0)
+    config = DeepSpeech2Config(
+        vocab_size=7,
+        num_frequency_bins=21,
+        conv_channels=[3, 4],
+        conv_kernel_sizes=[[7, 5], [3, 3]],
+        num_hidden_layers=2,
+        hidden_size=6,
+    )
+    model = DeepSpeech2ForCTC(config).train()
+    features = torch.randn(len(LENGTHS), max(LENGTHS), 21)
+    labels = torch.randint(1, 7, (len(LENGTHS), 5))
+    # Uneven: the last process has no utterance at all.
+    sharing = world_size - 1 if uneven and world_size > 1 else world_size
+    own = list(range(rank, len(LENGTHS), sharing)) if rank < sharing else []
+    lengths = torch.tensor([LENGTHS[i] for i in own], dtype=torch.long)
+    frames = max([1, *lengths.tolist()])
+    mask = (torch.arange(frames) < lengths[:, None]).long()
+    trained = DistributedDataParallel(model) if world_size > 1 else model
+    loss = trained(features[own, :frames], mask, labels[own]).loss * len(own) / len(LENGTHS) * world_size
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters()} | dict(model.named_buffers())
+
+
+@pytest.mark.parametrize("world_size, uneven", [(2, False), (2, True), (3, False), (3, True)])
+def test_processes_together_equal_one(world_size, uneven, tmp_path):
+    file = tmp_path / "gradients.pt"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+    subprocess.run([*command, __file__, str(file), str(int(uneven))], check=True, env=environment, timeout=300)
+    expected = gradients_of_a_step(0, 1, False)
+    found = torch.load(file)
+    scale = max(value.abs().max().item() for value in expected.values())
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max().item() <= 1e-5 * scale, name
+
+
+def main() -> None:
+    torch.distributed.init_process_group("gloo")
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    values = gradients_of_a_step(rank, world_size, uneven=sys.argv[2] == "1")
+    if rank == 0:
+        torch.save(values, sys.argv[1])
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The model keeps the laws: company does not matter, padding is never read, the loss is CTC, every field does something."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
+from modeling_deepspeech2.modeling_deepspeech2 import DeepSpeech2RowConvolution, ctc_loss
+
+
+SMALL = {
+    "vocab_size": 7,
+    "num_frequency_bins": 21,
+    "conv_channels": [3, 4],
+    "conv_kernel_sizes": [[7, 5], [3, 3]],
+    "conv_strides": [[2, 2], [2, 1]],
+    "num_hidden_layers": 2,
+    "hidden_size": 6,
+}
+ONE_DIRECTION = {"bidirectional": False}
+
+VARIANTS = [
+    {},
+    {"conv_type": "1d"},
+    {"rnn_type": "rnn"},
+    {"rnn_type": "lstm", "share_input_weights": False},
+    {"hidden_act": "tanh", "batch_norm": "off"},
+    {"batch_norm": "step"},
+    {**ONE_DIRECTION, "lookahead": 4},
+    {"conv_channels": [3], "conv_kernel_sizes": [[7, 5]], "conv_strides": [[2, 3]]},
+    {"conv_channels": [2, 3, 4], "conv_kernel_sizes": [[7, 5], [3, 3], [3, 3]], "conv_strides": [[2, 2], [2, 1], [2, 2]]},
+]
+
+
+def small_model(**changes) -> DeepSpeech2ForCTC:
+    torch.manual_seed(0)
+    model = DeepSpeech2ForCTC(DeepSpeech2Config(**SMALL | changes))
+    # Running averages as after some training; fresh ones would hide a mistake in them.
+    for name, buffer in model.named_buffers():
+        buffer.uniform_(0.5, 1.5) if "var" in name else buffer.normal_(0, 0.3)
+    return model
+
+
+def batch(lengths: list[int], bins: int = 21, padding: float = float("nan")) -> tuple[torch.Tensor, torch.Tensor]:
+    features = torch.randn(len(lengths), max(lengths), bins)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    return features.masked_fill(mask[..., None] == 0, padding), mask
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_company_does_not_matter(changes):
+    """Law 1: at inference an utterance's logits are those that it has alone, and its padding says blank."""
+    model = small_model(**changes).eval()
+    lengths = [40, 17, 1, 29]
+    features, mask = batch(lengths)
+    logits = model(features, mask).logits
+    assert torch.isfinite(logits).all()
+    for i, length in enumerate(lengths):
+        alone = model(features[i : i + 1, :length]).logits[0]
+        assert len(alone) == math.ceil(length / model.config.time_stride)
+        assert (logits[i, : len(alone)] - alone).abs().max() <= 1e-5
+        assert (logits[i, len(alone) :].argmax(-1) == model.config.pad_token_id).all()
+        assert (logits[i, len(alone) :].softmax(-1)[:, model.config.pad_token_id] == 1).all()
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_padding_never_reaches_outputs_or_gradients(changes):
+    """Laws 1 and 2: in training too, more padding and NaN in it change neither the loss nor any gradient."""
+    lengths, labels = [30, 12, 21], torch.tensor([[1, 2, 2], [3, -100, -100], [4, 5, -100]])
+    features, mask = batch(lengths)
+    longer = torch.nn.functional.pad(features, (0, 0, 0, 13), value=float("inf"))
+    results = []
+    for inputs, attention_mask in ((features, mask), (longer, torch.nn.functional.pad(mask, (0, 13)))):
+        model = small_model(**changes).train()
+        loss = model(inputs, attention_mask, labels).loss
+        loss.backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+        results.append((loss.detach(), *gradients, *model.buffers()))
+    for one, other in zip(*results):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("conv_type", "1d"),
+        ("conv_channels", [3, 5]),
+        ("conv_kernel_sizes", [[7, 5], [5, 3]]),
+        ("conv_strides", [[2, 3], [2, 1]]),
+        ("rnn_type", "rnn"),
+        ("num_hidden_layers", 3),
+        ("hidden_size", 8),
+        ("bidirectional", False),
+        ("share_input_weights", False),
+        ("batch_norm", "step"),
+        ("batch_norm", "off"),
+        ("hidden_act", "tanh"),
+        ("activation_clip", 0.1),
+        ("hidden_dropout", 0.5),
+        ("pad_token_id", 3),
+        ("ctc_loss_reduction", "sum"),
+    ],
+)
+def test_every_field_changes_the_result(field, value):
+    features, mask = batch([30, 20])
+    labels = torch.tensor([[1, 2, 4], [5, 1, -100]])
+    losses = []
+    for changes in ({}, {field: value}):
+        torch.manual_seed(1)
+        model = DeepSpeech2ForCTC(DeepSpeech2Config(**SMALL | changes)).train()
+        torch.manual_seed(2)
+        losses.append(model(features, mask, labels).loss.item())
+    assert losses[0] != losses[1]
+
+
+def test_zero_infinity_decides_what_a_transcript_too_long_costs():
+    features, mask = batch([4])
+    labels = torch.tensor([[1, 2, 3, 4, 5]])
+    assert small_model()(features, mask, labels).loss == 0
+    assert small_model(ctc_zero_infinity=False)(features, mask, labels).loss == float("inf")
+
+
+def test_row_convolution_is_the_papers_sum():
+    """r_{t,i} = Σ_j W_{i,j} h_{t+j-1,i}, j = 1 … τ + 1, with nothing beyond the end."""
+    config = DeepSpeech2Config(**SMALL | ONE_DIRECTION | {"lookahead": 3})
+    layer = DeepSpeech2RowConvolution(config)
+    torch.nn.init.normal_(layer.weight)
+    hidden = torch.randn(2, 10, 6)
+    found = layer(hidden)
+    for t, i in itertools.product(range(10), range(6)):
+        expected = sum(layer.weight[i, 0, j] * hidden[:, t + j, i] for j in range(4) if t + j < 10)
+        assert torch.allclose(found[:, t, i], expected, atol=1e-6)
+
+
+@given(num_frames=st.integers(0, 300))
+@settings(max_examples=20, deadline=None)
+def test_output_lengths_are_what_the_convolutions_give(num_frames):
+    model = small_model(conv_strides=[[2, 3], [2, 2]])
+    lengths = model.output_lengths(torch.tensor([num_frames]))
+    assert lengths.item() == math.ceil(math.ceil(num_frames / 3) / 2)
+    if num_frames:
+        logits = model.eval()(torch.zeros(1, num_frames, 21)).logits
+        assert logits.shape[1] == lengths.item()
+
+
+def test_pipeline_contract_of_frames():
+    """The stock pipeline cuts at round(samples / inputs_to_logits_ratio) frames; the model must give at least as many."""
+    config = DeepSpeech2Config()
+    assert config.inputs_to_logits_ratio == 320
+    for samples in range(0, 5_000, 7):
+        assert math.ceil((samples // 160 + 1) / 2) >= round(samples / config.inputs_to_logits_ratio)
+
+
+def brute_force_ctc(log_probabilities: torch.Tensor, labels: list[int], blank: int) -> float:
+    """−log of the sum over all paths that collapse to the labels."""
+    total = 0.0
+    frames, symbols = log_probabilities.shape
+    for path in itertools.product(range(symbols), repeat=frames):
+        collapsed = [symbol for symbol, _ in itertools.groupby(path) if symbol != blank]
+        if collapsed == labels:
+            total += math.exp(sum(log_probabilities[t, s].item() for t, s in enumerate(path)))
+    return -math.log(total)
+
+
+@pytest.mark.parametrize("blank", [0, 2])
+def test_loss_sums_over_all_paths(blank):
+    logits = torch.randn(2, 5, 3, dtype=torch.float64)
+    first, second = (1, 2) if blank == 0 else (0, 1)
+    labels = [[first, first], [second]]
+    padded = torch.tensor([[first, first], [second, -100]])
+    costs = [
+        brute_force_ctc(logits[i, :length].log_softmax(-1), own, blank)
+        for i, (length, own) in enumerate(zip((5, 4), labels))
+    ]
+    lengths = torch.tensor([5, 4])
+    assert ctc_loss(logits, lengths, padded, blank, "sum").item() == pytest.approx(sum(costs), abs=1e-10)
+    mean = (costs[0] / 2 + costs[1] / 1) / 2
+    assert ctc_loss(logits, lengths, padded, blank, "mean").item() == pytest.approx(mean, abs=1e-10)
+
+
+def test_loss_is_computed_in_double_precision():
+    """Law 7: the gradient of long float32 logits equals the float64 one to float32 rounding."""
+    torch.manual_seed(0)
+    logits = 5 * torch.randn(2, 400, 29)
+    labels = torch.randint(1, 29, (2, 80))
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = logits.to(dtype, copy=True).requires_grad_()
+        ctc_loss(leaf, torch.tensor([400, 350]), labels, 0, "sum").backward()
+        gradients.append(leaf.grad.double())
+    assert (gradients[0] - gradients[1]).abs().max() <= 1e-6
+
+
+def test_an_empty_batch_takes_part_in_the_backward_pass():
+    """A process that ran out of data goes on with empty batches, and must not stop the others."""
+    model = small_model().train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    loss = model(torch.zeros(0, 5, 21), torch.zeros(0, 5, dtype=torch.long), torch.zeros(0, 1, dtype=torch.long)).loss
+    loss.backward()
+    assert loss == 0
+    assert all((parameter.grad == 0).all() for parameter in model.parameters())
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+def test_a_bfloat16_model_transcribes():
+    model = small_model().eval()
+    features, mask = batch([40, 25], padding=0.0)
+    expected = model(features, mask).logits
+    found = model.bfloat16()(features.bfloat16(), mask).logits
+    assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"hidden_sise": 3}, "no field 'hidden_sise'"),
+        ({"rnn_type": "gro"}, "gro"),
+        ({"conv_kernel_sizes": [[4, 3], [3, 3]]}, "odd"),
+        ({"conv_channels": [1, 2, 3]}, "one entry for each"),
+        ({"conv_channels": [], "conv_kernel_sizes": [], "conv_strides": []}, "1 to 3"),
+        ({"lookahead": 5}, "bidirectional=False"),
+        ({"lookahead": -1, "bidirectional": False}, "at least 0"),
+        ({"hidden_dropout": 1.5}, "hidden_dropout"),
+        ({"vocab_size": 0}, "vocab_size"),
+    ],
+)
+def test_bad_settings_stop_with_the_field_named(settings, message):
+    with pytest.raises(Exception, match=message):
+        DeepSpeech2Config(**settings)
