@@ -22,7 +22,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, get_scheduler
 
@@ -34,7 +33,7 @@ from modeling_deepspeech2 import (
 )
 from modeling_deepspeech2.training.arguments import command_line, model_settings, parse_arguments
 from modeling_deepspeech2.training.augmentation import Augmentation
-from modeling_deepspeech2.training.data import Batches, Collator, DataError, SpeechData, survey, waveforms
+from modeling_deepspeech2.training.data import Batches, Collator, DataError, SpeechData, make_loader, survey, waveforms
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
 from modeling_deepspeech2.training.model_card import CURVE, draw_curve, write_model_card
 from modeling_deepspeech2.training.publishing import push_repository, save_repository
@@ -63,8 +62,8 @@ class Progress:
         vars(self).update(state)
 
 
-def main() -> None:
-    model_arguments, data, training = parse_arguments(sys.argv[1:], __doc__.splitlines()[0])
+def main(argv: list[str]) -> None:
+    model_arguments, data, training = parse_arguments(argv, __doc__.splitlines()[0])
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision, log_with="tensorboard", project_dir=training.output_dir
     )
@@ -214,7 +213,7 @@ def train(model, processor, train_data, validation, training, accelerator: Accel
             shuffle_buffer=training.shuffle_buffer,
         )
         augmentation.epoch = progress.epoch
-        loader = iter(DataLoader(batches, batch_size=None, collate_fn=collate, num_workers=training.num_workers))
+        loader = iter(make_loader(batches, collate, training.num_workers))
         while progress.step < last_step:
             started = time.perf_counter()
             # A process that has run out goes on with empty batches until all have.
@@ -369,4 +368,4 @@ def report(results: dict[str, Evaluation], accelerator: Accelerator) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -39,6 +39,7 @@ SYNTHESIS_RATE = 24_000
 SAMPLING_RATE = 16_000
 MARGIN = 0.12  # seconds of near-silence kept around the speech
 CLIPS = {"train": 1_000, "validation": 60, "test": 160}
+MORE_COMMANDS = 300
 SHARDS = {"train": 4, "validation": 1, "test": 1}
 
 HELD_OUT_VOICES = {
@@ -51,50 +52,66 @@ HELD_OUT_VOICES = {
 VOICE_PREFIXES = {"english": "ab", "mandarin": "z"}
 
 
-def english_sentence(rng: random.Random) -> str:
+def english_sentences(rng: random.Random) -> list[str]:
+    """One sentence of each kind, numbers first."""
+
     def number(low: int, high: int) -> str:
         return num2words(rng.randint(low, high)).replace("-", " ").replace(",", "")
 
     device = rng.choice(["light", "lamp", "heater", "fan", "radio", "television", "oven", "alarm"])
     room = rng.choice(["kitchen", "bedroom", "bathroom", "garage", "garden", "office", "living room"])
-    return rng.choice(
-        [
-            number(0, 99),
-            number(100, 9_999),
-            " ".join(num2words(rng.randint(0, 9)) for _ in range(rng.randint(3, 6))),
-            f"turn {rng.choice(['on', 'off'])} the {device} in the {room}",
-            f"{rng.choice(['open', 'close'])} the {rng.choice(['door', 'window', 'curtain'])} in the {room}",
-            f"set the {rng.choice(['timer', 'alarm'])} for {number(2, 59)} minutes",
-            f"set the temperature to {number(15, 30)} degrees",
-            f"{rng.choice(['play', 'stop', 'pause'])} the music in the {room}",
-            f"turn the volume {rng.choice(['up', 'down'])} to {number(10, 90)} percent",
-            f"call {rng.choice(['mother', 'father', 'my sister', 'the doctor', 'the office'])} at {number(1, 12)} o'clock",
-        ]
-    )
+    return [
+        number(0, 99),
+        number(100, 9_999),
+        " ".join(num2words(rng.randint(0, 9)) for _ in range(rng.randint(3, 6))),
+        f"turn {rng.choice(['on', 'off'])} the {device} in the {room}",
+        f"{rng.choice(['open', 'close'])} the {rng.choice(['door', 'window', 'curtain'])} in the {room}",
+        f"set the {rng.choice(['timer', 'alarm'])} for {number(2, 59)} minutes",
+        f"set the temperature to {number(15, 30)} degrees",
+        f"{rng.choice(['play', 'stop', 'pause'])} the music in the {room}",
+        f"turn the volume {rng.choice(['up', 'down'])} to {number(10, 90)} percent",
+        f"call {rng.choice(['mother', 'father', 'my sister', 'the doctor', 'the office'])} at {number(1, 12)} o'clock",
+    ]
 
 
-def mandarin_sentence(rng: random.Random) -> str:
+def mandarin_sentences(rng: random.Random) -> list[str]:
+    """One sentence of each kind, numbers first."""
+
     def number(low: int, high: int) -> str:
         return cn2an.an2cn(rng.randint(low, high))
 
     device = rng.choice(["灯", "电视", "空调", "风扇", "音乐", "闹钟"])
     room = rng.choice(["客厅", "厨房", "卧室", "书房", "花园"])
-    return rng.choice(
-        [
-            number(0, 99),
-            number(100, 9_999),
-            "".join(cn2an.an2cn(rng.randint(0, 9)) for _ in range(rng.randint(3, 6))),
-            f"{rng.choice(['打开', '关上'])}{room}的{device}",
-            f"请{rng.choice(['打开', '关上'])}{room}的{rng.choice(['门', '窗户'])}",
-            f"{number(2, 59)}分钟以后叫我",
-            f"温度调到{number(15, 30)}度",
-            f"把{device}的声音调{rng.choice(['大', '小'])}一点",
-            f"{rng.choice(['早上', '下午', '晚上'])}{number(1, 12)}点给{rng.choice(['妈妈', '爸爸', '医生', '老师'])}打电话",
-        ]
-    )
+    return [
+        number(0, 99),
+        number(100, 9_999),
+        "".join(cn2an.an2cn(rng.randint(0, 9)) for _ in range(rng.randint(3, 6))),
+        f"{rng.choice(['打开', '关上'])}{room}的{device}",
+        f"请{rng.choice(['打开', '关上'])}{room}的{rng.choice(['门', '窗户'])}",
+        f"{number(2, 59)}分钟以后叫我",
+        f"温度调到{number(15, 30)}度",
+        f"把{device}的声音调{rng.choice(['大', '小'])}一点",
+        f"{rng.choice(['早上', '下午', '晚上'])}{number(1, 12)}点给{rng.choice(['妈妈', '爸爸', '医生', '老师'])}打电话",
+    ]
 
 
-SENTENCES: dict[str, Callable[[random.Random], str]] = {"english": english_sentence, "mandarin": mandarin_sentence}
+def more_english(rng: random.Random) -> list[str]:
+    """Commands, and the numbers from ten to nineteen."""
+    teens = [num2words(rng.randint(10, 19)) for _ in range(2)]
+    return [*english_sentences(rng)[3:], f"{teens[0]} {teens[1]}", f"set the timer for {teens[0]} minutes"]
+
+
+def more_mandarin(rng: random.Random) -> list[str]:
+    """Commands, with the place in those whose every sentence validation and test have taken."""
+    room, device = rng.choice(["客厅", "厨房", "卧室", "书房", "花园"]), rng.choice(["电视", "音乐", "闹钟", "空调"])
+    louder = f"把{room}的{device}的声音调{rng.choice(['大', '小'])}一点"
+    return [*mandarin_sentences(rng)[3:], louder, louder, louder]
+
+
+KINDS: dict[str, tuple[Callable, Callable]] = {
+    "english": (english_sentences, more_english),
+    "mandarin": (mandarin_sentences, more_mandarin),
+}
 
 
 class Kokoro:
@@ -136,16 +153,28 @@ def trim(wave: np.ndarray, rate: int) -> np.ndarray:
     return wave[max(loud[0] - margin, 0) : loud[-1] + margin]
 
 
-def sentences(language: str, rng: random.Random) -> dict[str, list[str]]:
-    """Draws the sentences of each split, those of validation and test first, so that training can avoid them."""
+def sentences(language: str, seed: int) -> dict[str, list[str]]:
+    """Draws the sentences of each split, those of validation and test first, so that training can avoid them.
+
+    Numbers have more words than commands have sentences: drawn alike, the words of commands are rare in training. So the
+    last `MORE_COMMANDS` clips of training are commands.
+    """
+    rng = random.Random(seed)
+    every_kind, commands = KINDS[language]
     drawn: dict[str, list[str]] = {}
-    for split in ("test", "validation", "train"):
-        taken = {text for texts in drawn.values() for text in texts}
-        drawn[split] = []
-        while len(drawn[split]) < CLIPS[split]:
-            text = SENTENCES[language](rng)
+    for split, kinds, number in [
+        ("test", every_kind, CLIPS["test"]),
+        ("validation", every_kind, CLIPS["validation"]),
+        ("train", every_kind, CLIPS["train"]),
+        ("train", commands, MORE_COMMANDS),
+    ]:
+        taken = {text for other, texts in drawn.items() if other != "train" for text in texts}
+        texts: list[str] = []
+        while len(texts) < number:
+            text = rng.choice(kinds(rng))
             if text not in taken:
-                drawn[split].append(text)
+                texts.append(text)
+        drawn[split] = drawn.get(split, []) + texts
     return drawn
 
 
@@ -178,13 +207,13 @@ def clips(language: str, split: str, texts: list[str], voices: dict[str, np.ndar
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("language", choices=SENTENCES)
+    parser.add_argument("language", choices=KINDS)
     parser.add_argument("--voices", type=Path, required=True, help="the folder of style vectors, *.bin")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "speech")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    language, rng = arguments.language, random.Random(arguments.seed)
+    language, rng = arguments.language, random.Random(arguments.seed + 1)
     voices = {
         file.stem: np.fromfile(file, dtype=np.float32).reshape(-1, 256)
         for file in sorted(arguments.voices.glob("*.bin"))
@@ -201,7 +230,7 @@ def main() -> None:
     )
     folder = arguments.output / language
     folder.mkdir(parents=True, exist_ok=True)
-    for split, texts in sentences(language, rng).items():
+    for split, texts in sentences(language, arguments.seed).items():
         rows = Dataset.from_list(list(clips(language, split, texts, voices, rng)), features=features)
         rows = rows.cast_column("audio", Audio(sampling_rate=SAMPLING_RATE, decode=False))
         for shard in range(SHARDS[split]):

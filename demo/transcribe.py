@@ -2,9 +2,10 @@
 
 import argparse
 
-import modeling_deepspeech2  # noqa: F401  (makes `pipeline` know the model)
 from datasets import load_dataset
 from transformers import pipeline
+
+import modeling_deepspeech2  # noqa: F401  (makes `pipeline` know the model)
 
 
 def main() -> None:

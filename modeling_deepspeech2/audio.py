@@ -30,7 +30,7 @@ LOWEST_RATE = 1_000  # hertz; what is below holds no speech, and is most likely 
 # whose length was not yet known.
 _DECLARED_BYTES = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")
 _UNKNOWN_BYTES = 0x7FFF_0000
-_OGG_WITHOUT_END = "without an End-Of-Stream flag"
+_OGG_WITHOUT_END = re.compile("(?:without|lacks) an end-of-stream|junk after the last page", re.IGNORECASE)
 
 
 class AudioError(ValueError):
@@ -78,7 +78,7 @@ def _is_cut_short(file: soundfile.SoundFile, samples_read: int) -> bool:
     sizes = [(int(declared), int(found)) for declared, found in _DECLARED_BYTES.findall(notes)]
     return (
         samples_read < file.frames
-        or _OGG_WITHOUT_END in notes
+        or _OGG_WITHOUT_END.search(notes) is not None
         or any(found < declared < _UNKNOWN_BYTES for declared, found in sizes)
     )
 

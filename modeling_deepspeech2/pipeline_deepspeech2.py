@@ -24,6 +24,12 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
     def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):
         yield from super().preprocess(self._waveform(inputs), chunk_length_s, stride_length_s)
 
+    def postprocess(self, *args, **kwargs) -> dict:
+        result = super().postprocess(*args, **kwargs)
+        for chunk in result.get("chunks", []):  # plain numbers, which print and serialise
+            chunk["timestamp"] = tuple(float(seconds) for seconds in chunk["timestamp"])
+        return result
+
     def _waveform(self, inputs) -> np.ndarray | dict:
         """Whatever audio may come as -> samples at the model's rate, in a dict where something else comes with them."""
         rate = self.feature_extractor.sampling_rate

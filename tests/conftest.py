@@ -79,9 +79,14 @@ def make_tiny_model(clips, processor) -> Callable[..., DeepSpeech2ForCTC]:
         model = DeepSpeech2ForCTC(DeepSpeech2Config(**(defaults | settings)))
         inputs = processor.feature_extractor([clip.waveform for clip in clips], sampling_rate=16_000, return_tensors="pt")
         with torch.no_grad():
-            for _ in range(20):
-                model.train()(**inputs)
-            model.ctc_head.weight.normal_(std=2.0)
+            norms = [module for module in model.modules() if hasattr(module, "running_mean")]
+            momenta = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.momentum = 1.0
+            model.train()(**inputs)
+            for norm, momentum in zip(norms, momenta):
+                norm.momentum = momentum
+            model.ctc_head.weight.normal_(std=0.5)
             # Around their own mean: else one symbol would win in most frames.
             hidden = model.eval().deepspeech2(**inputs).last_hidden_state[inputs.attention_mask[:, ::2].bool()]
             model.ctc_head.bias.copy_(-(hidden @ model.ctc_head.weight.T).mean(0))

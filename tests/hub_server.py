@@ -32,6 +32,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+
 USER = "tester"
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".parquet", ".arrow", ".onnx", ".npz", ".flac", ".wav", ".mp3")
 LFS_THRESHOLD = 10 * 2**20

@@ -76,7 +76,7 @@ def make_inputs(lengths: list[int], dtype: torch.dtype = torch.float64) -> Tenso
 
 LENGTHS = [6, 9, 1, 0, 4]
 LAYERS = [
-    dict(rnn_type=rnn_type, bidirectional=bidirectional, share_input_weights=shared, activation_clip=clip)
+    {"rnn_type": rnn_type, "bidirectional": bidirectional, "share_input_weights": shared, "activation_clip": clip}
     for rnn_type in ("rnn", "gru", "lstm")
     for bidirectional, shared in ((False, False), (True, False), (True, True))
     for clip in (None, 1.5)

@@ -3,7 +3,6 @@
 The model's fields are those of `DeepSpeech2Config` itself, but for the ones that tokenizer and feature extractor settle.
 """
 
-import argparse
 import dataclasses
 import sys
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from ..configuration_deepspeech2 import DeepSpeech2Config
@@ -20,12 +20,12 @@ _SETTLED_ELSEWHERE = {"vocab_size", "pad_token_id", "num_frequency_bins", "sampl
 _PAIRS = ("conv_kernel_sizes", "conv_strides")
 
 
-def _pair(text: str) -> str:
-    """Checks a pair such as 41x11."""
+def _pair(name: str, text: str) -> list[int]:
+    """41x11 -> [41, 11]"""
     numbers = text.split("x")
     if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
-        raise argparse.ArgumentTypeError(f"expected a pair FREQUENCYxTIME such as 41x11, found {text!r}")
-    return text
+        raise ValueError(f"{name} needs pairs FREQUENCYxTIME such as 41x11, but found {text!r}.")
+    return [int(number) for number in numbers]
 
 
 def _model_field(name: str) -> tuple[str, type, dataclasses.Field]:
@@ -54,7 +54,7 @@ def model_settings(arguments) -> dict:
     """The fields of `ModelArguments` as `DeepSpeech2Config` takes them."""
     settings = dataclasses.asdict(arguments)
     for name in _PAIRS:
-        settings[name] = [[int(number) for number in _pair(pair).split("x")] for pair in settings[name]]
+        settings[name] = [_pair(name, pair) for pair in settings[name]]
     return settings
 
 
@@ -93,6 +93,14 @@ class DataArguments:
     statistics_utterances: int = field(
         default=2_000, metadata={"help": "How many training utterances the statistics of the features come from."}
     )
+
+    def __post_init__(self):
+        if not self.dataset:
+            raise ValueError("dataset is missing: a data set's name on the Hub, or a folder.")
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"validation_share must lie in [0, 1), but is {self.validation_share}.")
+        if not self.validation and not self.validation_share:
+            raise ValueError("Choosing the best model needs validation splits, or a validation_share above 0.")
 
 
 @dataclass
@@ -177,9 +185,11 @@ def parse_arguments(argv: list[str], description: str) -> tuple:
     if argv and not argv[0].startswith("-"):
         argv = [*_recipe(parser, Path(argv[0])), *argv[1:]]
     try:
-        return parser.parse_args_into_dataclasses(argv)
-    except ValueError as error:
+        model, data, training = parser.parse_args_into_dataclasses(argv)
+        DeepSpeech2Config(**model_settings(model))  # says what is wrong before any work
+    except (ValueError, StrictDataclassError) as error:
         parser.error(str(error))
+    return model, data, training
 
 
 def _recipe(parser: HfArgumentParser, path: Path) -> list[str]:

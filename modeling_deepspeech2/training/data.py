@@ -294,3 +294,15 @@ class Batches(torch.utils.data.IterableDataset):
                 batch = []
         if batch:
             yield batch
+
+
+def make_loader(batches: Batches, collate: Collator, num_workers: int = 0) -> torch.utils.data.DataLoader:
+    """Decodes and pads the batches, in `num_workers` processes beside this one, or in it."""
+    return torch.utils.data.DataLoader(
+        batches,
+        batch_size=None,
+        collate_fn=collate,
+        num_workers=num_workers,
+        # Its own generator: from the global one it would draw a number, and change the dropout of a resumed run.
+        generator=torch.Generator(),
+    )

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
-from .data import Batches, Collator, SpeechData
+from .data import Batches, Collator, SpeechData, make_loader
 from .metrics import ErrorRates
 
 
@@ -55,7 +54,7 @@ def evaluate(
     """
     model.eval()
     batches = Batches(data, batch_size, rank=accelerator.process_index, world_size=accelerator.num_processes)
-    loader = DataLoader(batches, batch_size=None, collate_fn=Collator(processor, model.config, training=False))
+    loader = make_loader(batches, Collator(processor, model.config, training=False))
     names, predictions, references, skipped, seconds = [], [], [], [], 0.0
     progress = tqdm(loader, desc=description, unit=" batches", leave=False, disable=not accelerator.is_main_process)
     for batch in progress:

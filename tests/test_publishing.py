@@ -1,0 +1,121 @@
+"""Law 5 and publishing: what was saved is what comes back, through import and through trust_remote_code, with and without
+this package installed, from a folder and from a Hub."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hub_server import HubServer
+from transformers import (
+    AutoFeatureExtractor,
+    AutomaticSpeechRecognitionPipeline,
+    AutoModel,
+    AutoModelForCTC,
+    AutoProcessor,
+    AutoTokenizer,
+    pipeline,
+)
+
+from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Pipeline, DeepSpeech2Processor
+from modeling_deepspeech2.training.publishing import push_repository
+
+
+# Run without this package: `-I` leaves the current folder and PYTHONPATH out, and the finder below hides an installation.
+STRANGER = """
+import sys
+sys.modules["modeling_deepspeech2"] = None  # importing the package fails, as where it is not installed
+import numpy as np, torch
+from transformers import AutoModel, AutoModelForCTC, AutoProcessor, pipeline
+name, waveform, output = sys.argv[1:]
+waveform = np.load(waveform)
+processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
+model = AutoModelForCTC.from_pretrained(name, trust_remote_code=True).eval()
+inputs = processor(waveform, sampling_rate=16_000, return_tensors="pt")
+base = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
+recognizer = pipeline("automatic-speech-recognition", model=name, trust_remote_code=True)
+assert type(recognizer).__name__ == "DeepSpeech2Pipeline", type(recognizer)
+heard = recognizer({"array": np.repeat(waveform, 2), "sampling_rate": 32_000}, return_timestamps="word")
+with torch.no_grad():
+    torch.save({"logits": model(**inputs).logits, "hidden": base(**inputs).last_hidden_state, "heard": heard}, output)
+"""
+
+
+@pytest.fixture
+def waveform(clips) -> np.ndarray:
+    return clips[0][1]
+
+
+def logits(model, processor, waveform: np.ndarray) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**processor(waveform, sampling_rate=16_000, return_tensors="pt")).logits
+
+
+def as_stranger(name: str, waveform: np.ndarray, folder, environment: dict) -> dict:
+    np.save(folder / "waveform.npy", waveform)
+    command = [sys.executable, "-I", "-c", STRANGER, name, str(folder / "waveform.npy"), str(folder / "output.pt")]
+    subprocess.run(command, check=True, env=environment, timeout=300, cwd=folder)
+    return torch.load(folder / "output.pt")
+
+
+def test_saved_and_loaded_logits_are_bit_identical(tiny_model_folder, waveform, tmp_path):
+    model, processor = (
+        DeepSpeech2ForCTC.from_pretrained(tiny_model_folder),
+        DeepSpeech2Processor.from_pretrained(tiny_model_folder),
+    )
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = AutoModelForCTC.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    assert torch.equal(logits(model, processor, waveform), logits(*again, waveform))
+    assert type(AutoModel.from_pretrained(tmp_path)).__name__ == "DeepSpeech2Model"
+    assert len(AutoTokenizer.from_pretrained(tmp_path)) == model.config.vocab_size
+    assert AutoFeatureExtractor.from_pretrained(tmp_path).mean == processor.feature_extractor.mean
+
+
+def test_folder_runs_without_this_package(tiny_model_folder, waveform, tmp_path):
+    expected = logits(
+        DeepSpeech2ForCTC.from_pretrained(tiny_model_folder),
+        DeepSpeech2Processor.from_pretrained(tiny_model_folder),
+        waveform,
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    found = as_stranger(str(tiny_model_folder), waveform, tmp_path, environment)
+    assert torch.equal(found["logits"], expected)
+    assert found["heard"]["text"]
+
+
+def test_with_the_package_the_pipeline_is_ours_by_either_line(tiny_model_folder, waveform):
+    ours = pipeline("automatic-speech-recognition", model=str(tiny_model_folder))
+    trusting = pipeline("automatic-speech-recognition", model=str(tiny_model_folder), trust_remote_code=True)
+    stock = pipeline(
+        "automatic-speech-recognition", model=str(tiny_model_folder), pipeline_class=AutomaticSpeechRecognitionPipeline
+    )
+    assert type(ours) is DeepSpeech2Pipeline
+    assert type(stock) is AutomaticSpeechRecognitionPipeline
+    assert ours(waveform)["text"] == trusting(waveform)["text"] == stock(waveform)["text"] != ""
+
+
+def test_pushed_model_is_downloaded_and_run_elsewhere(tiny_model_folder, waveform, tmp_path):
+    """Push model, processor, code and card to a Hub; a fresh process with an empty cache and without this package uses it."""
+    expected = logits(
+        DeepSpeech2ForCTC.from_pretrained(tiny_model_folder),
+        DeepSpeech2Processor.from_pretrained(tiny_model_folder),
+        waveform,
+    )
+    push = (
+        "import sys; from pathlib import Path; from modeling_deepspeech2.training.publishing import push_repository;"
+        "print(push_repository(Path(sys.argv[1]), 'tester/tiny', []))"
+    )
+    assert push_repository.__module__ == "modeling_deepspeech2.training.publishing"
+    with HubServer() as hub:
+        environment = hub.environment(tmp_path / "publisher")
+        subprocess.run([sys.executable, "-c", push, str(tiny_model_folder)], check=True, env=environment, timeout=300)
+        files = hub.files("tester/tiny")
+        assert {"config.json", "model.safetensors", "modeling_deepspeech2.py", "pipeline_deepspeech2.py"} <= set(files)
+        assert "AutoModelForCTC" in json.loads(files["config.json"])["auto_map"]
+        found = as_stranger("tester/tiny", waveform, tmp_path, hub.environment(tmp_path / "user"))
+    assert torch.equal(found["logits"], expected)
+    assert found["heard"]["chunks"]

@@ -1,0 +1,255 @@
+"""`run_ctc.py` as a user runs it: train, resume, measure, fine-tune, publish, and everything that can be wrong."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import soundfile
+import torch
+from hub_server import HubServer
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, pipeline
+
+import run_ctc
+from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Pipeline
+
+
+REPOSITORY = Path(__file__).parent.parent
+
+TINY = {
+    "conv_channels": ["4"],
+    "conv_kernel_sizes": ["11x5"],
+    "conv_strides": ["4x3"],
+    "num_hidden_layers": ["1"],
+    "hidden_size": ["16"],
+    "batch_size": ["4"],
+    "num_epochs": ["2"],
+    "validation_share": ["0.25"],
+    "learning_rate": ["0.01"],
+}
+
+
+def write_shard(file: Path, rows: list[tuple[str, bytes | None, str | None]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table = pyarrow.table(
+        {
+            "id": [name for name, _, _ in rows],
+            "audio": [{"bytes": content, "path": f"{name}.ogg"} for name, content, _ in rows],
+            "text": [text for _, _, text in rows],
+        }
+    )
+    pyarrow.parquet.write_table(table, file)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[tuple[str, bytes, str]]:
+    shard = REPOSITORY / "demo" / "speech" / "english" / "validation-00000-of-00001.parquet"
+    table = pyarrow.parquet.read_table(shard).slice(0, 24).to_pylist()
+    return [(row["id"], row["audio"]["bytes"], row["text"]) for row in table]
+
+
+@pytest.fixture(scope="module")
+def dataset(rows, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("speech")
+    write_shard(folder / "train-00000-of-00002.parquet", rows[:10])
+    write_shard(folder / "train-00001-of-00002.parquet", rows[10:20])
+    write_shard(folder / "test-00000-of-00001.parquet", rows[20:])
+    return folder
+
+
+def run(*arguments: str, expect: int = 0, environment: dict | None = None, cwd: Path = REPOSITORY) -> str:
+    """Runs the script on one CPU process and gives what it printed."""
+    environment = (environment or os.environ | {"HF_HUB_OFFLINE": "1"}) | {"ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, str(REPOSITORY / "run_ctc.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, cwd=cwd)
+    assert (done.returncode != 0) == bool(expect), done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def tiny(dataset: Path, output: Path, **changes) -> list[str]:
+    settings = TINY | {"dataset": [str(dataset)], "output_dir": [str(output)], "test": ["test"]}
+    settings |= {name: [str(v) for v in (value if isinstance(value, list) else [value])] for name, value in changes.items()}
+    return [part for name, values in settings.items() for part in (f"--{name}", *values)]
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory) -> tuple[Path, str]:
+    output = tmp_path_factory.mktemp("trained")
+    return output, run(*tiny(dataset, output))
+
+
+def test_training_writes_a_folder_that_the_pipeline_loads(trained, rows):
+    output, printed = trained
+    assert "WER" in printed and "hypothesis" in printed and "reference" in printed
+    recognizer = pipeline("automatic-speech-recognition", model=str(output))
+    assert type(recognizer) is DeepSpeech2Pipeline
+    assert isinstance(recognizer(rows[20][1])["text"], str)
+
+
+def test_model_card_holds_command_data_and_results(trained):
+    output, _ = trained
+    card = ModelCard.load(output / "README.md")
+    metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert set(metrics) == {"wer", "cer"}
+    for text in ("run_ctc.py", "training_curve.png", "parameters", "hours of speech"):
+        assert text in card.text
+    assert (output / "training_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert str(output) not in card.text.replace(card.text[card.text.index("## Training") :], "").replace(
+        f'model="{output}"', ""
+    ), "a path of this machine in the card"
+
+
+def test_resumed_run_ends_with_the_same_weights(dataset, trained, tmp_path):
+    """Law 4 on one process: stopped in the middle of an epoch and resumed, the weights are those of the whole run, bit by
+    bit, with shuffling, dropout and augmentation."""
+    changes = {"hidden_dropout": 0.3, "speed_perturbation": 0.1, "spec_augment": "true", "save_steps": 1}
+    run(*tiny(dataset, tmp_path / "whole", **changes))
+    printed = run(*tiny(dataset, tmp_path / "parts", max_steps=3, **changes))
+    assert "left out" not in printed
+    run(*tiny(dataset, tmp_path / "parts", **changes), "--resume")
+    whole, parts = (load_file(tmp_path / name / "checkpoints" / "last" / "model.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    fresh = load_file(tmp_path / "whole" / "checkpoints" / "start" / "model.safetensors")
+    assert any(not torch.equal(whole[name], fresh[name]) for name in whole)
+
+
+def test_eval_only_measures_a_saved_model(dataset, trained, tmp_path):
+    output, printed = trained
+    again = run(*tiny(dataset, tmp_path / "unused"), "--eval_only", f"--model={output}")
+    line = next(line for line in printed.splitlines() if line.startswith("test: WER"))
+    assert line in again
+    assert not (tmp_path / "unused" / "config.json").exists()
+
+
+def test_bad_utterances_are_left_out_named_and_counted(dataset, rows, tmp_path):
+    """Law 6: silence and noise pass, what cannot be used is named with its reason, and the run goes on to its end."""
+    folder = tmp_path / "speech"
+    shutil.copytree(dataset, folder)
+    wave = io.BytesIO()
+    soundfile.write(wave, np.zeros(16_000, np.float32), 16_000, format="WAV")
+    not_a_number = io.BytesIO()
+    soundfile.write(not_a_number, np.full(16_000, np.nan, np.float32), 16_000, format="WAV", subtype="FLOAT")
+    bad = [
+        ("no-audio", b"this is not audio", "one"),
+        ("nothing", None, "two"),
+        ("empty-file", b"", "three"),
+        ("not-numbers", not_a_number.getvalue(), "four"),
+        ("empty-transcript", rows[0][1], "  "),
+        ("no-transcript", rows[0][1], None),
+        ("foreign-transcript", rows[0][1], "раз два"),
+        ("too-long", rows[0][1], "far too many characters for one short clip " * 10),
+        ("truncated", rows[1][1][: len(rows[1][1]) // 2], "five"),
+        ("silence", wave.getvalue(), "six"),
+        ("one-strange-character", rows[2][1], rows[2][2] + " ∂"),
+    ]
+    write_shard(folder / "train-00002-of-00002.parquet", bad)
+    output = tmp_path / "model"
+    printed = run(*tiny(folder, output, validation_share=0.0, validation=["test"]))
+    skipped = json.loads((output / "skipped.json").read_text())
+    expected = {name for name, _, _ in bad[:8]}
+    assert set(skipped) - {"truncated"} == expected
+    for name in expected:
+        assert f"left out: {name}" in printed
+    assert "'∂' (1)" in (output / "README.md").read_text()
+    assert "inf" not in json.dumps(json.loads((output / "history.json").read_text())).lower()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["recipes/no_such_recipe.yaml"], "there is no recipe"),
+        (["recipes/demo_english.yaml", "--hiden_size=3"], "hiden_size"),
+        (["recipes/demo_english.yaml", "--rnn_type=transformer"], "rnn_type"),
+        (["recipes/demo_english.yaml", "--num_epochs=0"], "num_epochs must be at least 1"),
+        (["recipes/demo_english.yaml", "--learning_rate=fast"], "learning_rate"),
+        (["recipes/demo_english.yaml", "--conv_kernel_sizes", "11"], "conv_kernel_sizes"),
+        (["recipes/demo_english.yaml", "--dataset=./no_such_folder"], "no data set folder ./no_such_folder"),
+        (["recipes/demo_english.yaml", "--train", "klingon/train"], "klingon"),
+        (["recipes/demo_english.yaml", "--train", "english/trian"], "trian"),
+        (["recipes/demo_english.yaml", "--text_column=transcript"], "no column 'transcript'"),
+        (["recipes/demo_english.yaml", "--push_to_hub"], "hub_model_id"),
+        (["recipes/demo_english.yaml", "--eval_only"], "needs model"),
+        (["recipes/demo_english.yaml", "--resume", "--output_dir=./no_such_run"], "no checkpoint to resume from"),
+        (["recipes/demo_english.yaml", "--tokenizer=./no_such_tokenizer"], "no_such_tokenizer"),
+        (["--dataset="], "dataset"),
+    ],
+)
+def test_bad_settings_stop_before_any_work(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    output = [] if any("output_dir" in argument for argument in arguments) else [f"--output_dir={tmp_path}"]
+    with pytest.raises(SystemExit) as stop:
+        run_ctc.main([*arguments, *output])
+    printed = "".join(capsys.readouterr())
+    assert message in f"{stop.value} {printed}"
+    assert "feature statistics" not in printed
+    assert "training:" not in printed
+
+
+def test_fine_tuning_needs_a_tokenizer_that_fits(trained, dataset, tmp_path):
+    output, _ = trained
+    broken = tmp_path / "broken"
+    shutil.copytree(output, broken)
+    vocabulary = json.loads((broken / "vocab.json").read_text())
+    (broken / "vocab.json").write_text(json.dumps(vocabulary | {"é": len(vocabulary)}))
+    printed = run(*tiny(dataset, tmp_path / "unused"), f"--model={broken}", expect=1)
+    assert "29 output symbols, but its tokenizer has 30" in printed
+    assert "Traceback" not in printed
+
+
+def test_fine_tuning_goes_on_from_the_saved_weights(trained, dataset, tmp_path):
+    output, _ = trained
+    run(*tiny(dataset, tmp_path, max_steps=1), f"--model={output}")
+    start = DeepSpeech2ForCTC.from_pretrained(tmp_path / "checkpoints" / "start")
+    assert torch.equal(start.ctc_head.weight, DeepSpeech2ForCTC.from_pretrained(output).ctc_head.weight)
+    assert len(AutoTokenizer.from_pretrained(tmp_path)) == 29
+
+
+def test_audio_folder_and_the_papers_optimiser(rows, tmp_path):
+    """A user's own folder of files with metadata.csv, trained by Nesterov SGD as in the paper."""
+    folder = tmp_path / "my speech"
+    (folder / "train").mkdir(parents=True)
+    lines = ["file_name,text"]
+    for name, content, text in rows:
+        (folder / "train" / f"{name}.ogg").write_bytes(content)
+        lines.append(f"{name}.ogg,{text}")
+    (folder / "train" / "metadata.csv").write_text("\n".join(lines) + "\n")
+    printed = run(
+        *tiny(folder, tmp_path / "model", test=["train"], optimizer="sgd", learning_rate=1e-4, num_epochs=1),
+    )
+    assert "train: WER" in printed
+
+
+def test_two_processes_train_together(dataset, tmp_path):
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "run_ctc.py"]
+    done = subprocess.run(
+        [*command, *tiny(dataset, tmp_path, batch_size=3)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 × cpu" in done.stdout
+    assert "test: WER" in done.stdout and "on 4 utterances" in done.stdout
+
+
+def test_push_to_hub_publishes_the_finished_model(dataset, tmp_path):
+    with HubServer() as hub:
+        arguments = ["--push_to_hub", "--hub_model_id=tester/digits"]
+        run(*tiny(dataset, tmp_path / "model", num_epochs=1), *arguments, environment=hub.environment(tmp_path / "home"))
+        files = hub.files("tester/digits")
+    assert {"README.md", "model.safetensors", "config.json", "modeling_deepspeech2.py", "training_curve.png"} <= set(files)
+    assert not any(name.startswith(("checkpoints/", "run_ctc/")) for name in files)
