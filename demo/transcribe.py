@@ -1,4 +1,4 @@
-"""Transcribes test clips of the bundled speech with the model that `make demo` trained, and prints when each word was said."""
+"""Transcribes test clips of the bundled speech with the model of `make demo`, and prints when each word was said."""
 
 import argparse
 

@@ -39,7 +39,7 @@ class Activation:
         return 1 - y * y if self.clip is None else ((y > 0) & (y < self.clip)).to(y.dtype)
 
 
-# Below, `inputs` are BN(W·x) of shape (directions, rows, gates · hidden), `weight` is U of shape (directions, gates · hidden,
+# Below, `inputs` are BN(W·x), shape (directions, rows, gates · hidden), `weight` is U, shape (directions, gates · hidden,
 # hidden), and the second direction's rows are mirrored, so that every direction runs from the first row to the last.
 
 

@@ -99,7 +99,7 @@ def test_with_the_package_the_pipeline_is_ours_by_either_line(tiny_model_folder,
 
 
 def test_pushed_model_is_downloaded_and_run_elsewhere(tiny_model_folder, waveform, tmp_path):
-    """Push model, processor, code and card to a Hub; a fresh process with an empty cache and without this package uses it."""
+    """Model, processor, code and card on a Hub; a fresh process with an empty cache and without this package uses them."""
     expected = logits(
         DeepSpeech2ForCTC.from_pretrained(tiny_model_folder),
         DeepSpeech2Processor.from_pretrained(tiny_model_folder),
