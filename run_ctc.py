@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -231,10 +232,10 @@ def train(model, processor, train_data, validation, training, accelerator: Accel
             loss = gradient(model, micro_batches, all_utterances, config, accelerator)
             norm = accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
             if not math.isfinite(norm):
-                names = [name for batch in micro_batches for name in batch["names"]]
-                tqdm.write(f"step {progress.step}: gradient norm {norm}, step left out; utterances: {', '.join(names)}")
-                optimizer.zero_grad()
-            optimizer.step()
+                names = ", ".join(name for batch in micro_batches for name in batch["names"])
+                tqdm.write(f"step {progress.step}: gradient norm {norm}, step left out; utterances: {names}")
+            if math.isfinite(norm) or accelerator.scaler is not None:  # the scaler leaves the step out by itself
+                optimizer.step()
             optimizer.zero_grad()
             scheduler.step()
             progress.step += 1
@@ -291,7 +292,7 @@ def gradient(model, micro_batches: list[dict], all_utterances: int, config, acce
             weight *= len(batch["names"]) / all_utterances
         inputs = {name: batch[name].to(accelerator.device) for name in ("input_features", "attention_mask", "labels")}
         is_last = index == len(micro_batches) - 1
-        with accelerator.autocast(), accelerator.no_sync(model) if not is_last else accelerator.accumulate():
+        with accelerator.autocast(), nullcontext() if is_last else accelerator.no_sync(model):
             loss = model(**inputs).loss * weight
             accelerator.backward(loss)
         total += loss.item()

@@ -24,6 +24,9 @@ from modeling_deepspeech2.training.publishing import save_repository
 REPOSITORY = Path(__file__).parent.parent
 NUM_CLIPS = 8
 
+# Where another process keeps a core busy, two threads wait for each other at every small operation: minutes for seconds.
+torch.set_num_threads(1)
+
 
 class Clip(NamedTuple):
     """One utterance of the bundled test split."""

@@ -4,6 +4,7 @@ The model's fields are those of `DeepSpeech2Config` itself, but for the ones tha
 """
 
 import dataclasses
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,12 @@ def _pair(name: str, text: str) -> list[int]:
     return [int(number) for number in numbers]
 
 
+def _model_help() -> dict[str, str]:
+    """What the docstring of `DeepSpeech2Config` says of each field."""
+    entries = re.findall(r"^ {8}(\w[\w, ]*): (.*(?:\n {12}.*)*)", DeepSpeech2Config.__doc__, re.MULTILINE)
+    return {name: " ".join(text.split()).replace("%", "%%") for names, text in entries for name in names.split(", ")}
+
+
 def _model_field(name: str) -> tuple[str, type, dataclasses.Field]:
     default = DeepSpeech2Config.__dataclass_fields__[name].default
     kind = DeepSpeech2Config.__annotations__[name]
@@ -37,7 +44,7 @@ def _model_field(name: str) -> tuple[str, type, dataclasses.Field]:
         default, kind = list(default), list[int]
     elif kind == float | int:
         kind = float
-    metadata = {"help": "See DeepSpeech2Config."}
+    metadata = {"help": _model_help()[name]}
     if isinstance(default, list):
         return name, kind, field(default_factory=lambda: default, metadata=metadata)
     return name, kind, field(default=default, metadata=metadata)
