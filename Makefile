@@ -7,8 +7,8 @@ PYTHON ?= python3
 LANGUAGE ?= english
 BIN := .venv/bin
 
-# Where cores are shared, waiting threads should sleep rather than spin.
-export OMP_WAIT_POLICY ?= PASSIVE
+# A waiting thread spins a little and then sleeps: on cores that other programs share, spinning takes their time from it.
+export GOMP_SPINCOUNT ?= 10000
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test style quality

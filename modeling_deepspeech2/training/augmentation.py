@@ -11,8 +11,8 @@ import soxr
 import torch
 
 
-FREQUENCY_MASKS, FREQUENCY_MASK_BINS = 2, 24
-TIME_MASKS, TIME_MASK_SHARE = 2, 0.1  # a share of the utterance
+FREQUENCY_MASKS, FREQUENCY_MASK_BINS = 2, 20
+TIME_MASKS, TIME_MASK_SHARE = 2, 0.05  # a share of the utterance
 
 
 @dataclass
