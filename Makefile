@@ -1,4 +1,4 @@
-# make demo [LANGUAGE=mandarin]   train from scratch on the bundled speech, then transcribe voices never heard (about 7 min)
+# make demo [LANGUAGE=mandarin]   train from scratch on the bundled speech, then transcribe voices never heard (about 8 min)
 # make test                       run the tests
 # make style, make quality        format the code, or check it
 # Each sets up .venv first; nothing but Python and a package index is needed.
