@@ -48,8 +48,7 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
             return to_mono(inputs, rate, rate)
 
         extra = dict(inputs)
-        samples = [extra.pop(name, None) for name in ("raw", "array", "bytes", "path")]
-        raw, array, content, path = samples
+        raw, array, content, path = (extra.pop(name, None) for name in ("raw", "array", "bytes", "path"))
         raw = array if raw is None else raw
         stride, declared = extra.pop("stride", None), extra.pop("sampling_rate", None)
         if raw is not None:

@@ -208,10 +208,10 @@ def _recipe(parser: HfArgumentParser, path: Path) -> list[str]:
         parser.error(f"the recipe {path} must be a list of 'field: value' lines")
     arguments = []
     for name, value in fields.items():
-        values = value if isinstance(value, list) else [value]
-        if isinstance(value, list) and not value:
-            continue
-        arguments += [f"--{name}={values[0]}"] if not isinstance(value, list) else [f"--{name}", *map(str, values)]
+        if not isinstance(value, list):
+            arguments.append(f"--{name}={value}")
+        elif value:
+            arguments += [f"--{name}", *map(str, value)]
     return arguments
 
 
