@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import soxr
 
-from modeling_deepspeech2.audio import AudioError, read_audio, to_mono
+from modeling_deepspeech2.audio import AudioError, _has_last_ogg_page, read_audio, to_mono
 
 
 RATE = 16_000
@@ -178,6 +178,22 @@ def test_whole_files_raise_no_alarm(caplog, monkeypatch, kind, subtype, rate, ch
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     read_audio(encode(np.tile(tone(1000, rate)[:, None], channels), rate, kind, subtype), RATE)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("milliseconds", [150, 450, 850])
+@pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
+def test_whole_short_ogg_files_raise_no_alarm(tmp_path, caplog, monkeypatch, milliseconds, subtype):
+    """Clips of one page, as of spoken digits; whole with their end's mark, cut short with any other last page."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    path = tmp_path / "digit.ogg"
+    content = encode(tone(1000, RATE)[: RATE * milliseconds // 1000], RATE, "OGG", subtype)
+    path.write_bytes(content)
+    read_audio(path, RATE)
+    assert not caplog.records
+    last = content.rfind(b"OggS")
+    assert content[last + 5] & 4
+    assert not _has_last_ogg_page(content[: last + 5] + b"\0" + content[last + 6 :])
+    assert not _has_last_ogg_page(content[:-1]) and not _has_last_ogg_page(content[:last]) and not _has_last_ogg_page(b"")
 
 
 def test_wav_from_a_pipe(clips, caplog, monkeypatch):
