@@ -69,26 +69,33 @@ class SpeechBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Normalises `rows`, shape (valid frames, features), in float32 at least; gives the parameters' type."""
-        dtype = self.weight.dtype
-        if rows.dtype in (torch.float16, torch.bfloat16):
-            rows = rows.float()
+        """Normalises `rows`, shape (valid frames, features), in float32 at least."""
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         if not self.training:
             scale, shift = self.scale_and_shift()
-            return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype)).to(dtype)
+            return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype))
         weight, bias = self.weight.to(rows.dtype), self.bias.to(rows.dtype)
         normalized, mean, variance, count = _NormalizeRows.apply(rows, weight, bias, self.eps)
         with torch.no_grad():
+            if torch._C._current_graph_task_id() != -1:  # activation checkpointing repeats the pass in the backward pass
+                return normalized
             unbiased = variance * (count / (count - 1).clamp(min=1))
             momentum = (self.momentum * (count > 0)).to(self.running_mean)  # no rows anywhere teach nothing
             self.running_mean.lerp_(mean.to(self.running_mean), momentum)
             self.running_var.lerp_(unbiased.to(self.running_var), momentum)
-        return normalized.to(dtype)
+        return normalized
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """The affine map y = scale · x + shift that the layer is at inference."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         return scale, self.bias - self.running_mean * scale
+
+    @torch.no_grad()
+    def fold_into(self, layer: nn.Linear | nn.Conv2d) -> None:
+        """Makes `layer` do what it and this normalisation do at inference."""
+        scale, shift = self.scale_and_shift()
+        layer.weight.copy_(scale.view(-1, *[1] * (layer.weight.ndim - 1)) * layer.weight)
+        layer.bias = nn.Parameter(shift.to(layer.weight.dtype))
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)

@@ -6,14 +6,16 @@ then a loop over time with one product U·h a step for both directions. Back-pro
 what does not depend on the step before is computed for all steps at once, and the gradient of U is one product at the end.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import PackedSequence
 
 from .batch_norm import SpeechBatchNorm
 from .packed_frames import PackedFrames, take_rows
@@ -49,6 +51,17 @@ def _previous_states(states: Tensor, frames: PackedFrames) -> Tensor:
     return previous
 
 
+def _without_autocast(backward: Callable) -> Callable:
+    """Back-propagation in full precision, also where `backward()` is called under autocast."""
+
+    @functools.wraps(backward)
+    def run(ctx, grad: Tensor):
+        with torch.autocast(grad.device.type, enabled=False):
+            return backward(ctx, grad)
+
+    return run
+
+
 def _add_carry(grad: Tensor, carry: Tensor | None) -> Tensor:
     if carry is not None:
         grad[:, : carry.shape[1]] += carry
@@ -59,7 +72,6 @@ class _RNN(torch.autograd.Function):
     """h = f(x + U h')"""
 
     @staticmethod
-    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
         states = torch.empty_like(inputs)
         transposed = weight.transpose(1, 2).contiguous()
@@ -73,7 +85,7 @@ class _RNN(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @custom_bwd(device_type="cpu")
+    @_without_autocast
     def backward(ctx, grad: Tensor):
         states, weight = ctx.saved_tensors
         grad_inputs = grad.clone(memory_format=torch.contiguous_format)
@@ -93,7 +105,6 @@ class _GRU(torch.autograd.Function):
     """
 
     @staticmethod
-    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
         directions, rows, _ = inputs.shape
         hidden = weight.shape[2]
@@ -124,7 +135,7 @@ class _GRU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @custom_bwd(device_type="cpu")
+    @_without_autocast
     def backward(ctx, grad: Tensor):
         gates, recurrent, candidates, states, weight = ctx.saved_tensors
         reset, update = gates.chunk(2, dim=-1)
@@ -156,7 +167,6 @@ class _LSTM(torch.autograd.Function):
     """i, f, o = σ(…);  g = f(…);  c = f ∘ c' + i ∘ g;  h = o ∘ f(c), each … = x + U h', in the order i, f, g, o"""
 
     @staticmethod
-    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
         directions, rows, _ = inputs.shape
         hidden = weight.shape[2]
@@ -180,7 +190,7 @@ class _LSTM(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @custom_bwd(device_type="cpu")
+    @_without_autocast
     def backward(ctx, grad: Tensor):
         gates, cells, states, weight = ctx.saved_tensors
         frames, activation = ctx.frames, ctx.activation
@@ -212,6 +222,32 @@ class _LSTM(torch.autograd.Function):
 
 
 RECURRENCES = {"rnn": _RNN, "gru": _GRU, "lstm": _LSTM}
+
+
+def plain_step(
+    rnn_type: str,
+    activation: Activation,
+    inputs: Tensor,
+    product: Tensor,
+    state: tuple[Tensor, ...],
+    norm: Callable[[Tensor, int], Tensor] = lambda rows, first: rows,
+) -> tuple[Tensor, ...]:
+    """One time step, as the equations above say it, from W·x and U·h' to the next state, (h,) or (h, c).
+
+    Args:
+        inputs, product: W·x (with BatchNorm or a bias) and U·h', shape (batch, gates · hidden).
+        norm: what is done to the sums of both; it is told the first of the features that it is given.
+    """
+    hidden = state[0].shape[1]
+    if rnn_type == "rnn":
+        return (activation(norm(inputs + product, 0)),)
+    if rnn_type == "gru":
+        reset, update = norm(inputs[:, : 2 * hidden] + product[:, : 2 * hidden], 0).sigmoid().chunk(2, dim=-1)
+        candidate = activation(norm(inputs[:, 2 * hidden :] + reset * product[:, 2 * hidden :], 2 * hidden))
+        return (torch.lerp(candidate, state[0], update),)
+    into, forget, candidate, out = norm(inputs + product, 0).chunk(4, dim=-1)
+    cell = forget.sigmoid() * state[1] + into.sigmoid() * activation(candidate)
+    return out.sigmoid() * activation(cell), cell
 
 
 class BatchNormRNN(nn.Module):
@@ -265,15 +301,20 @@ class BatchNormRNN(nn.Module):
 
     def forward(self, inputs: Tensor, frames: PackedFrames) -> Tensor:
         """(batch, time, input_size) -> (batch, time, hidden_size); padding is neither read nor anything but zero after."""
-        rows = frames.pack(inputs)
         weight = self.weight_ih.flatten(0, 1)
+        rows = frames.pack(inputs).to(weight.dtype)
         if self.batch_norm == "step":
             states = self._normalize_each_step(F.linear(rows, weight), frames)
         else:
             projected = self._both_directions(self._project(rows, weight), frames)
-            states = RECURRENCES[self.rnn_type].apply(projected, self.weight_hh, frames, self.activation)
+            # In half precision errors would add up from step to step.
+            dtype = torch.promote_types(projected.dtype, torch.float32)
+            with torch.autocast(inputs.device.type, enabled=False):
+                states = RECURRENCES[self.rnn_type].apply(
+                    projected.to(dtype), self.weight_hh.to(dtype), frames, self.activation
+                )
         output = states[0] if self.directions == 1 else states[0] + take_rows(states[1], frames.mirror)
-        return frames.unpack(output)
+        return frames.unpack(output.to(weight.dtype))
 
     def _project(self, rows: Tensor, weight: Tensor) -> Tensor:
         if self.batch_norm == "off":
@@ -281,7 +322,7 @@ class BatchNormRNN(nn.Module):
         if self.training:
             return self.norm(F.linear(rows, weight))
         scale, shift = self.norm.scale_and_shift()
-        return F.linear(rows, scale[:, None] * weight, shift)
+        return F.linear(rows, (scale[:, None] * weight).to(weight.dtype), shift.to(weight.dtype))
 
     def _both_directions(self, projected: Tensor, frames: PackedFrames) -> Tensor:
         """(rows, input directions · width) -> (directions, rows, width), the second direction's rows mirrored"""
@@ -295,28 +336,25 @@ class BatchNormRNN(nn.Module):
         width, hidden = self.weight_hh.shape[1:]
         outputs = []
         for direction in range(self.directions):
-            first = min(direction, len(self.weight_ih) - 1) * width
-            steps = inputs[direction].split([end - start for start, end in frames.steps])
-            state = cell = inputs.new_zeros(frames.batch_size, hidden)
-            states = []
-            for step in steps:
-                state, cell = state[: len(step)], cell[: len(step)]
-                product = state @ self.weight_hh[direction].T
-                if self.rnn_type == "rnn":
-                    state = self.activation(self._step_norm(step + product, first))
-                elif self.rnn_type == "gru":
-                    gates = self._step_norm((step + product)[:, : 2 * hidden], first)
-                    reset, update = gates.sigmoid().chunk(2, dim=-1)
-                    candidate = step[:, 2 * hidden :] + reset * product[:, 2 * hidden :]
-                    candidate = self.activation(self._step_norm(candidate, first + 2 * hidden))
-                    state = candidate + update * (state - candidate)
-                else:
-                    into, forget, candidate, out = self._step_norm(step + product, first).chunk(4, dim=-1)
-                    cell = forget.sigmoid() * cell + into.sigmoid() * self.activation(candidate)
-                    state = out.sigmoid() * self.activation(cell)
-                states.append(state)
-            outputs.append(torch.cat(states) if states else inputs.new_zeros(0, hidden))
+            first = self._input_direction(direction) * width
+            state = tuple(inputs.new_zeros(frames.batch_size, hidden) for _ in range(2 if self.rnn_type == "lstm" else 1))
+            states = [inputs.new_zeros(0, hidden)]
+            for step in inputs[direction].split([end - start for start, end in frames.steps]):
+                state = tuple(part[: len(step)] for part in state)
+                state = plain_step(
+                    self.rnn_type,
+                    self.activation,
+                    step,
+                    state[0] @ self.weight_hh[direction].T,
+                    state,
+                    norm=lambda rows, offset, first=first: self._step_norm(rows, first + offset),
+                )
+                states.append(state[0])
+            outputs.append(torch.cat(states))
         return torch.stack(outputs)
+
+    def _input_direction(self, direction: int) -> int:
+        return min(direction, len(self.weight_ih) - 1)
 
     def _step_norm(self, rows: Tensor, first: int) -> Tensor:
         """BatchNorm of one step's rows by the features from `first` on; a lone row has no variance: running averages."""
@@ -331,3 +369,94 @@ class BatchNormRNN(nn.Module):
             momentum=self.norm.momentum,
             eps=self.norm.eps,
         )
+
+
+class FoldedRNN(nn.Module):
+    """A layer at inference: the running averages folded into W and b once, the state carried from call to call.
+
+    Units with tanh become torch's own layers and their fused kernels; their formulas are the same. Either kind can be
+    quantised by `torch.ao.quantization.quantize_dynamic`.
+    """
+
+    def __init__(self, layer: BatchNormRNN):
+        super().__init__()
+        self.directions = nn.ModuleList(_fold_direction(layer, direction) for direction in range(layer.directions))
+
+    def forward(self, inputs: Tensor, frames: PackedFrames) -> Tensor:
+        """(batch, time, input_size) -> (batch, time, hidden_size); padding is neither read nor anything but zero after."""
+        rows = frames.pack(inputs)
+        if len(rows) == 0:
+            return inputs.new_zeros(*inputs.shape[:2], self.directions[0].hidden_size)
+        batch_sizes = torch.tensor([end - start for start, end in frames.steps])
+        output = self.directions[0](PackedSequence(rows, batch_sizes))[0].data
+        if len(self.directions) == 2:
+            mirrored = PackedSequence(take_rows(rows, frames.mirror), batch_sizes)
+            output = output + take_rows(self.directions[1](mirrored)[0].data, frames.mirror)
+        return frames.unpack(output)
+
+    def step(self, inputs: Tensor, state: Tensor | tuple[Tensor, ...] | None = None) -> tuple[Tensor, Tensor | tuple]:
+        """Goes on from a state: (batch, time, input_size) -> (batch, time, hidden_size) and the next state."""
+        rows = inputs.transpose(0, 1).flatten(0, 1)
+        packed = PackedSequence(rows, torch.full((inputs.shape[1],), inputs.shape[0]))
+        output, state = self.directions[0](packed, state)
+        return output.data.unflatten(0, (inputs.shape[1], inputs.shape[0])).transpose(0, 1), state
+
+
+class ClippedRNN(nn.Module):
+    """What `nn.RNN`, `nn.GRU` and `nn.LSTM` are to tanh, for the clipped ReLU: called alike, on packed sequences."""
+
+    def __init__(self, rnn_type: str, activation: Activation, input_size: int, hidden_size: int):
+        super().__init__()
+        self.rnn_type, self.activation, self.hidden_size = rnn_type, activation, hidden_size
+        self.input = nn.Linear(input_size, GATES[rnn_type] * hidden_size)
+        self.recurrent = nn.Linear(hidden_size, GATES[rnn_type] * hidden_size, bias=False)
+
+    def forward(
+        self, packed: PackedSequence, state: Tensor | tuple[Tensor, Tensor] | None = None
+    ) -> tuple[PackedSequence, Tensor | tuple[Tensor, Tensor]]:
+        steps = self.input(packed.data).split(packed.batch_sizes.tolist())
+        if state is None:
+            parts = 2 if self.rnn_type == "lstm" else 1
+            state = tuple(steps[0].new_zeros(len(steps[0]), self.hidden_size) for _ in range(parts))
+        else:
+            state = tuple(part[0] for part in (state if isinstance(state, tuple) else (state,)))
+        outputs, finished = [], []
+        for step in steps:
+            if len(step) < len(state[0]):  # the shortest utterances are over
+                finished.append([part[len(step) :] for part in state])
+                state = tuple(part[: len(step)] for part in state)
+            state = plain_step(self.rnn_type, self.activation, step, self.recurrent(state[0]), state)
+            outputs.append(state[0])
+        state = tuple(torch.cat(parts)[None] for parts in zip(state, *reversed(finished)))
+        return PackedSequence(torch.cat(outputs), packed.batch_sizes), state if self.rnn_type == "lstm" else state[0]
+
+
+STOCK = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+@torch.no_grad()
+def _fold_direction(layer: BatchNormRNN, direction: int) -> nn.Module:
+    place = layer._input_direction(direction)
+    weight_ih, weight_hh = layer.weight_ih[place], layer.weight_hh[direction]
+    width, hidden_size = weight_hh.shape
+    if layer.batch_norm == "off":
+        bias = layer.bias.view(-1, width)[place]
+    else:
+        scale, bias = (values.view(-1, width)[place] for values in layer.norm.scale_and_shift())
+        weight_ih = scale[:, None] * weight_ih
+        if layer.batch_norm == "step":
+            weight_hh = scale[:, None] * weight_hh
+    if layer.activation.clip is None:
+        folded = STOCK[layer.rnn_type](weight_ih.shape[1], hidden_size)
+        own = {
+            "weight_ih_l0": weight_ih,
+            "weight_hh_l0": weight_hh,
+            "bias_ih_l0": bias,
+            "bias_hh_l0": torch.zeros_like(bias),
+        }
+    else:
+        folded = ClippedRNN(layer.rnn_type, layer.activation, weight_ih.shape[1], hidden_size)
+        own = {"input.weight": weight_ih, "input.bias": bias, "recurrent.weight": weight_hh}
+    folded.to(weight_ih)
+    folded.load_state_dict(own)
+    return folded

@@ -67,8 +67,11 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
         """Frames of a waveform of `num_samples` samples; none from none."""
         return num_samples // self.hop_length + 1 if num_samples else 0
 
-    def log_power(self, waveform: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Spectrogram before normalisation: waveform of shape (samples,) -> (frames, bins), float32."""
+    def log_power(self, waveform: np.ndarray | torch.Tensor, centred: bool = True) -> torch.Tensor:
+        """Spectrogram before normalisation: waveform of shape (samples,) -> (frames, bins), float32.
+
+        `centred=False` takes the waveform as part of a longer one: only windows that lie inside it become frames.
+        """
         waveform = torch.as_tensor(waveform, dtype=torch.float32)
         if len(waveform) == 0:
             return waveform.new_zeros(0, self.feature_size)
@@ -77,7 +80,7 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
             self.n_fft,
             self.hop_length,
             window=torch.hann_window(self.n_fft),
-            center=True,
+            center=centred,
             pad_mode="constant",
             return_complex=True,
         )

@@ -91,7 +91,8 @@ def make_tiny_model(clips, processor) -> Callable[..., DeepSpeech2ForCTC]:
                 norm.momentum = momentum
             model.ctc_head.weight.normal_(std=0.5)
             # Around their own mean: else one symbol would win in most frames.
-            hidden = model.eval().deepspeech2(**inputs).last_hidden_state[inputs.attention_mask[:, ::2].bool()]
+            valid = inputs.attention_mask[:, :: model.config.time_stride].bool()
+            hidden = model.eval().deepspeech2(**inputs).last_hidden_state[valid]
             model.ctc_head.bias.copy_(-(hidden @ model.ctc_head.weight.T).mean(0))
         return model
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
+from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN, FoldedRNN
 from modeling_deepspeech2.packed_frames import PackedFrames
 
 
@@ -191,3 +191,44 @@ def test_statistics_stay_in_float32_under_bfloat16():
     assert layer.norm.running_mean.dtype == torch.float32
     outputs.sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("batch_norm", ["sequence", "step", "off"])
+@pytest.mark.parametrize("settings", LAYERS, ids=name)
+def test_folded_layer_equals_the_layer_at_inference(settings, batch_norm):
+    layer = make_layer(batch_norm=batch_norm, **settings).eval()
+    inputs = make_inputs(LENGTHS)
+    frames = PackedFrames(torch.tensor(LENGTHS), inputs.shape[1])
+    found = FoldedRNN(layer)(inputs, frames)
+    assert torch.allclose(found, layer(inputs, frames), rtol=0, atol=1e-12)
+    nobody = PackedFrames(torch.tensor([0, 0]), 3)
+    assert (FoldedRNN(layer)(inputs[:2, :3], nobody) == 0).all()
+
+
+@pytest.mark.parametrize("settings", [s for s in LAYERS if not s["bidirectional"]], ids=name)
+def test_folded_layer_goes_on_from_its_state(settings):
+    layer = FoldedRNN(make_layer(**settings).eval())
+    inputs = torch.randn(3, 9, 5, dtype=torch.float64)
+    whole = layer(inputs, PackedFrames(torch.full((3,), 9), 9))
+    first, state = layer.step(inputs[:, :1])
+    second, state = layer.step(inputs[:, 1:5], state)
+    third, _ = layer.step(inputs[:, 5:], state)
+    assert torch.allclose(torch.cat([first, second, third], dim=1), whole, rtol=0, atol=1e-12)
+
+
+def test_backward_under_autocast_stays_in_float32():
+    """Law 7: who calls `backward()` inside the autocast block gets the gradients of who calls it outside."""
+    inputs = torch.randn(2, 5, 5)
+    frames = PackedFrames(torch.tensor([5, 3]), 5)
+    gradients = []
+    for inside in (True, False):
+        torch.manual_seed(0)
+        layer = make_layer(torch.float32)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = layer(inputs, frames).sum()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        gradients.append(layer.weight_hh.grad)
+    assert torch.equal(*gradients)

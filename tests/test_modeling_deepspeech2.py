@@ -232,3 +232,51 @@ def test_a_bfloat16_model_transcribes():
 def test_bad_settings_stop_with_the_field_named(settings, message):
     with pytest.raises(Exception, match=message):
         DeepSpeech2Config(**settings)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_folded_model_gives_the_same_logits(changes):
+    model = small_model(**changes).eval().double()
+    features, mask = batch([40, 17, 1, 29])
+    assert torch.allclose(model.fold_batch_norm()(features, mask).logits, model(features, mask).logits, rtol=0, atol=1e-11)
+    assert any("norm" in name for name, _ in model.named_modules()) == (model.config.batch_norm != "off")  # a copy
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_int8_and_bfloat16_stay_close(changes):
+    """The two documented ways to a smaller model run, and lose no more than their precision."""
+    model = small_model(**changes).eval()
+    features, mask = batch([40, 17, 1, 29])
+    expected = model(features, mask).logits.log_softmax(-1)
+    folded = model.fold_batch_norm()
+    quantized = torch.ao.quantization.quantize_dynamic(folded, {torch.nn.Linear, torch.nn.GRU, torch.nn.LSTM})
+    valid = mask[:, :: model.config.time_stride].bool()
+    for smaller, tolerance in ((quantized, 0.5), (folded.to(torch.bfloat16), 0.2), (model.to(torch.bfloat16), 0.2)):
+        found = smaller(features, mask).logits.float().log_softmax(-1)
+        assert (found - expected)[valid].abs().max() <= tolerance
+
+
+def test_half_precision_keeps_the_statistics(tmp_path):
+    """Law 7: a model loaded in half precision has its BatchNorm in float32."""
+    small_model().save_pretrained(tmp_path)
+    model = DeepSpeech2ForCTC.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert model.ctc_head.weight.dtype == torch.bfloat16
+    norms = {name: tensor.dtype for name, tensor in model.state_dict().items() if "norm." in name}
+    assert len(norms) == 5 * 4 and set(norms.values()) == {torch.float32}
+    features, mask = batch([30, 20])
+    assert torch.isfinite(model(features, mask, torch.tensor([[1, 2], [3, -100]])).loss)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_activation_checkpointing_changes_nothing(use_reentrant):
+    """Neither gradients nor running averages, though the forward pass runs twice."""
+    features, mask = batch([30, 20])
+    results = []
+    for checkpointing in (False, True):
+        model = small_model().train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        model(features, mask, torch.tensor([[1, 2], [3, -100]])).loss.backward()
+        results.append([*(parameter.grad for parameter in model.parameters()), *model.buffers()])
+    for one, other in zip(*results):
+        assert torch.equal(one, other)

@@ -1,0 +1,160 @@
+"""Live: samples in, in pieces of any size, logits out as soon as their frames are complete (section 3.7 of the paper).
+
+Everything that looks at a window of time keeps the end of what it has seen, and the recurrence its state. What comes out,
+put together, is what one pass over the whole utterance gives.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .batch_norm_rnn import FoldedRNN
+from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
+from .modeling_deepspeech2 import DeepSpeech2ForCTC
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """Cuts a signal that comes in pieces where windows of `size`, one every `hop`, are complete.
+
+    `before` and `after`: zeros at the signal's two ends.
+    """
+
+    size: int
+    hop: int
+    before: int
+    after: int
+
+    def __call__(self, kept: Tensor, new: Tensor, last: bool) -> tuple[Tensor, Tensor, int]:
+        """What was kept and what is new, (batch, time, …) -> the signal of whole windows, what to keep, their number"""
+        pieces = [kept, new]
+        if last:
+            pieces.append(new.new_zeros(len(new), self.after, *new.shape[2:]))
+        signal = torch.cat(pieces, dim=1)
+        step = self.size if last else max(self.size, self.hop)  # what lies between two windows must have come to be skipped
+        windows = max(0, (signal.shape[1] - step) // self.hop + 1)
+        end = (windows - 1) * self.hop + self.size if windows else 0
+        return signal[:, :end], signal[:, windows * self.hop :], windows
+
+
+class StreamingFeatures:
+    """The feature extractor for one stream: samples in pieces -> frames, the same as of the whole waveform.
+
+    Raises:
+        ValueError: normalisation by the whole utterance, which a stream cannot know.
+    """
+
+    def __init__(self, feature_extractor: DeepSpeech2FeatureExtractor):
+        if feature_extractor.normalization == "utterance":
+            raise ValueError(
+                "A live stream cannot be normalised by the statistics of its whole utterance: train the model with "
+                "normalization='training_set' (or 'none')."
+            )
+        self.feature_extractor = feature_extractor
+        half = feature_extractor.n_fft // 2
+        self.window = SlidingWindow(feature_extractor.n_fft, feature_extractor.hop_length, half, half)
+        self.kept = torch.zeros(1, half)
+        self.has_begun = False
+
+    def __call__(self, samples: np.ndarray | Tensor, last: bool = False) -> Tensor:
+        """Samples, shape (samples,) -> the frames that they complete, shape (frames, bins); `last`: nothing comes after."""
+        samples = torch.as_tensor(samples, dtype=torch.float32)
+        self.has_begun = self.has_begun or len(samples) > 0
+        signal, self.kept, frames = self.window(self.kept, samples[None], last)
+        if frames == 0 or not self.has_begun:
+            return samples.new_zeros(0, self.feature_extractor.feature_size)
+        return self.feature_extractor.normalize(self.feature_extractor.log_power(signal[0], centred=False))
+
+
+@dataclass
+class AcousticState:
+    """What the model knows of a stream, or of a batch of streams that go in step."""
+
+    windows: list[Tensor]  # what each convolution will need again, (batch, time, channels, bins)
+    recurrent: list[Tensor | tuple[Tensor, Tensor] | None]
+    lookahead: Tensor | None  # hidden states whose future is not complete
+
+
+class StreamingModel:
+    """A unidirectional model, step by step; it holds no stream itself, so that one model serves many.
+
+    Args:
+        model: a trained model, or what `fold_batch_norm` or quantisation made of it.
+
+    Raises:
+        ValueError: the model is bidirectional.
+    """
+
+    def __init__(self, model: DeepSpeech2ForCTC):
+        if model.config.bidirectional:
+            raise ValueError("A bidirectional model hears the end first: live use needs bidirectional=False.")
+        if not isinstance(model.deepspeech2.layers[0].rnn, FoldedRNN):
+            model = model.fold_batch_norm()
+        self.model = model
+        self.windows = []
+        for layer in model.deepspeech2.convolutions:
+            (size, _), (hop, _), (padding, _) = layer.conv.kernel_size, layer.conv.stride, layer.conv.padding
+            self.windows.append(SlidingWindow(size, hop, padding, padding))
+        self.lookahead = SlidingWindow(model.config.lookahead + 1, 1, 0, model.config.lookahead)
+
+    def start(self, batch_size: int = 1) -> AcousticState:
+        config, encoder = self.model.config, self.model.deepspeech2
+        weight = encoder.convolutions[0].conv.weight
+        bins = config.num_frequency_bins if config.conv_type == "2d" else 1
+        kept = []
+        for layer, window in zip(encoder.convolutions, self.windows):
+            kept.append(weight.new_zeros(batch_size, window.before, layer.conv.in_channels, bins))
+            bins = -(-bins // layer.conv.stride[1])
+        lookahead = None if encoder.row_convolution is None else weight.new_zeros(batch_size, 0, config.hidden_size)
+        return AcousticState(kept, [None] * config.num_hidden_layers, lookahead)
+
+    @torch.inference_mode()
+    def step(self, features: Tensor, state: AcousticState, last: bool = False) -> tuple[Tensor, AcousticState]:
+        """Goes on by some frames.
+
+        Args:
+            features: shape (batch, frames, bins); any number of frames, also none.
+            last: nothing comes after.
+
+        Returns:
+            The logits that are complete now, shape (batch, output frames, vocab_size), and the next state.
+        """
+        encoder = self.model.deepspeech2
+        hidden_states = features.to(state.windows[0].dtype)
+        hidden_states = hidden_states[:, :, None] if self.model.config.conv_type == "2d" else hidden_states[..., None]
+        kept = []
+        for layer, window, seen in zip(encoder.convolutions, self.windows, state.windows):
+            signal, seen, frames = window(seen, hidden_states, last)
+            kept.append(seen)
+            hidden_states = _convolve(layer, signal, frames)
+        hidden_states = hidden_states.transpose(2, 3).flatten(2)  # channels innermost, as in one pass
+
+        recurrent = list(state.recurrent)
+        if hidden_states.shape[1]:
+            for index, layer in enumerate(encoder.layers):
+                hidden_states, recurrent[index] = layer.rnn.step(hidden_states, recurrent[index])
+        else:
+            hidden_states = hidden_states.new_zeros(len(features), 0, self.model.config.hidden_size)
+
+        lookahead = state.lookahead
+        if lookahead is not None:
+            signal, lookahead, frames = self.lookahead(lookahead, hidden_states, last)
+            hidden_states = encoder.row_convolution(signal)[:, :frames] if frames else signal
+        if hidden_states.shape[1]:
+            logits = self.model.ctc_head(encoder.fully_connected(hidden_states))
+        else:
+            logits = hidden_states.new_zeros(len(features), 0, self.model.config.vocab_size)
+        return logits, AcousticState(kept, recurrent, lookahead)
+
+
+def _convolve(layer: torch.nn.Module, signal: Tensor, frames: int) -> Tensor:
+    """(batch, time, channels, bins) -> (batch, frames, channels, bins), without padding in time"""
+    conv = layer.conv
+    if frames == 0:
+        bins = -(-signal.shape[3] // conv.stride[1])
+        return signal.new_zeros(len(signal), 0, conv.out_channels, bins)
+    outputs = F.conv2d(signal.transpose(1, 2), conv.weight, conv.bias, conv.stride, (0, conv.padding[1]))
+    return F.hardtanh(outputs.transpose(1, 2), 0.0, float(layer.clip))

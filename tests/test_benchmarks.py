@@ -1,0 +1,49 @@
+"""What the recurrence is measured against computes the same thing, and the command that measures runs."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks.measure import saved_bytes
+from benchmarks.rivals import FoldedPadded, PlainLoop, UsualPort
+from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
+from modeling_deepspeech2.packed_frames import PackedFrames
+
+
+@pytest.mark.parametrize("rival", [PlainLoop, FoldedPadded])
+def test_rivals_compute_the_same(rival):
+    torch.manual_seed(0)
+    ours = BatchNormRNN(5, 4, activation_clip=None).double()
+    other = rival(5, 4, activation_clip=None).double()
+    other.load_state_dict(ours.state_dict())
+    frames = PackedFrames(torch.tensor([9, 7, 2]), 9)
+    inputs = frames.unpack(frames.pack(torch.randn(3, 9, 5, dtype=torch.float64)))
+    results = []
+    for layer in (ours, other):
+        rows = frames.pack(layer(inputs, frames))
+        rows.square().sum().backward()
+        results.append([rows, *(parameter.grad for parameter in layer.parameters())])
+    for one, two in zip(*results):
+        assert torch.allclose(one, two, rtol=0, atol=1e-10)
+    assert UsualPort(5, 4).double()(inputs, frames).shape == (3, 9, 4)
+
+
+@pytest.mark.parametrize("rnn_type", ["rnn", "gru", "lstm"])
+def test_memory_is_linear_in_frames(rnn_type):
+    """A training step on utterances of twice the length keeps at most 2.2 times the memory for its backward pass."""
+    layer = BatchNormRNN(32, 32, rnn_type=rnn_type)
+
+    def kept(num_frames: int) -> int:
+        frames = PackedFrames(torch.full((4,), num_frames), num_frames)
+        return saved_bytes(lambda: layer(torch.randn(4, num_frames, 32), frames))
+
+    assert 1.5 <= kept(400) / kept(200) <= 2.2
+
+
+def test_the_command_prints_a_table():
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "features", "--rounds", "1"], capture_output=True, text=True, check=True
+    )
+    assert "| features, complete, one core |" in result.stdout
