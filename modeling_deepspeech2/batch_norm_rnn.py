@@ -260,6 +260,7 @@ class BatchNormRNN(nn.Module):
         share_input_weights: both directions use the same W and BatchNorm, as in the paper; only U differs.
         batch_norm: "sequence" normalises W·x over all valid frames; "step" normalises W·x + U·h over the batch at each
             step (the paper's first attempt, a plain loop, statistics of this process alone); "off" adds a bias instead.
+        momentum: weight of the newest batch in the running averages.
         activation_clip: clip of the clipped ReLU; None for tanh.
     """
 
@@ -271,6 +272,7 @@ class BatchNormRNN(nn.Module):
         bidirectional: bool = True,
         share_input_weights: bool = True,
         batch_norm: str = "sequence",
+        momentum: float = 0.1,
         activation_clip: float | None = 20.0,
     ):
         super().__init__()
@@ -285,7 +287,7 @@ class BatchNormRNN(nn.Module):
         if batch_norm == "off":
             self.bias = nn.Parameter(torch.empty(input_directions * width))
         else:
-            self.norm = SpeechBatchNorm(input_directions * width)
+            self.norm = SpeechBatchNorm(input_directions * width, momentum=momentum)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -31,6 +31,7 @@ class DeepSpeech2Config(PreTrainedConfig):
         share_input_weights: both directions share W and BatchNorm, as in the paper; only U differs.
         batch_norm: "sequence" normalises W·x over all frames of the batch (section 3.2), "step" normalises
             W·x + U·h at each time step, "off" has none.
+        batch_norm_momentum: weight of the newest batch in the running averages that inference uses.
         lookahead: future frames that the row convolution sees (section 3.7); 0 for no row convolution.
         hidden_act: f of the recurrent units: "clipped_relu" or "tanh". Convolutions and the fully connected layer
             always have the clipped ReLU.
@@ -56,6 +57,7 @@ class DeepSpeech2Config(PreTrainedConfig):
     bidirectional: bool = True
     share_input_weights: bool = True
     batch_norm: Literal["sequence", "step", "off"] = "sequence"
+    batch_norm_momentum: float = 0.1
     lookahead: int = 0
     hidden_act: Literal["clipped_relu", "tanh"] = "clipped_relu"
     activation_clip: float | int = 20.0
@@ -101,6 +103,8 @@ class DeepSpeech2Config(PreTrainedConfig):
             raise ValueError("lookahead needs bidirectional=False: a bidirectional layer sees the whole future already.")
         if not 0 <= self.hidden_dropout < 1:
             raise ValueError(f"hidden_dropout must lie in [0, 1), but is {self.hidden_dropout}.")
+        if not 0 < self.batch_norm_momentum <= 1:
+            raise ValueError(f"batch_norm_momentum must lie in (0, 1], but is {self.batch_norm_momentum}.")
         if self.activation_clip <= 0:
             raise ValueError(f"activation_clip must be positive, but is {self.activation_clip}.")
 

@@ -14,7 +14,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -24,8 +24,14 @@ from .configuration_deepspeech2 import DeepSpeech2Config
 from .packed_frames import PackedFrames
 
 
+logger = logging.get_logger(__name__)
+
 # Logit of every symbol but the blank in a padded frame: finite in half precision, and a probability of zero.
 IMPOSSIBLE = -1e4
+
+
+def make_norm(config: DeepSpeech2Config, num_features: int) -> SpeechBatchNorm | None:
+    return None if config.batch_norm == "off" else SpeechBatchNorm(num_features, momentum=config.batch_norm_momentum)
 
 
 class DeepSpeech2ConvolutionLayer(nn.Module):
@@ -45,7 +51,7 @@ class DeepSpeech2ConvolutionLayer(nn.Module):
             padding=(kernel_size[0] // 2, kernel_size[1] // 2),
             bias=config.batch_norm == "off",
         )
-        self.norm = None if config.batch_norm == "off" else SpeechBatchNorm(config.conv_channels[index])
+        self.norm = make_norm(config, config.conv_channels[index])
 
     def output_length(self, length: Tensor | int) -> Tensor | int:
         """Frames after the layer: ⌈length / stride⌉, and none from none."""
@@ -74,6 +80,7 @@ class DeepSpeech2RecurrentLayer(GradientCheckpointingLayer):
             bidirectional=config.bidirectional,
             share_input_weights=config.share_input_weights,
             batch_norm=config.batch_norm,
+            momentum=config.batch_norm_momentum,
             activation_clip=float(config.activation_clip) if config.hidden_act == "clipped_relu" else None,
         )
         self.dropout = nn.Dropout(config.hidden_dropout)
@@ -102,7 +109,7 @@ class DeepSpeech2FullyConnectedLayer(nn.Module):
         super().__init__()
         self.clip = config.activation_clip
         self.linear = nn.Linear(config.hidden_size, config.hidden_size, bias=config.batch_norm == "off")
-        self.norm = None if config.batch_norm == "off" else SpeechBatchNorm(config.hidden_size)
+        self.norm = make_norm(config, config.hidden_size)
 
     def forward(self, rows: Tensor) -> Tensor:
         rows = self.linear(rows)
@@ -276,11 +283,19 @@ def ctc_loss(
         logits: (batch, frames, symbols); `lengths`: their valid frames, (batch,).
         labels: (batch, characters), negative or `blank` where there is none.
         reduction: "mean" divides each cost by its number of characters and averages, "sum" adds up.
+        zero_infinity: labels that do not fit into their frames cost nothing instead of infinity; a warning names them.
     """
     if len(logits) == 0:  # a process that ran out of data still takes part in the backward pass
         return logits.sum()
     dtype = torch.float64 if logits.device.type == "cpu" else torch.float32
     is_label = (labels >= 0) & (labels != blank)
+    # CTC needs a frame for each label, and a blank between two equal ones.
+    needed = is_label.sum(1) + (is_label[:, 1:] & (labels[:, 1:] == labels[:, :-1])).sum(1)
+    for index in (needed > lengths).nonzero().flatten().tolist():
+        logger.warning(
+            f"The labels of utterance {index} of the batch need {needed[index]} output frames, but it has {lengths[index]}: "
+            f"its CTC cost is {'left out' if zero_infinity else 'infinite'}."
+        )
     with torch.autocast(device_type=logits.device.type, enabled=False):
         return F.ctc_loss(
             logits.log_softmax(-1, dtype=dtype).transpose(0, 1),

@@ -1,6 +1,7 @@
 """The model keeps the laws: company does not matter, padding is never read, the loss is CTC, every field does something."""
 
 import itertools
+import logging
 import math
 
 import pytest
@@ -123,6 +124,26 @@ def test_zero_infinity_decides_what_a_transcript_too_long_costs():
     labels = torch.tensor([[1, 2, 3, 4, 5]])
     assert small_model()(features, mask, labels).loss == 0
     assert small_model(ctc_zero_infinity=False)(features, mask, labels).loss == float("inf")
+
+
+def test_a_transcript_too_long_is_reported_by_utterance(caplog, monkeypatch):
+    """Law 6, for those who call the model themselves; in training the data loader names and leaves out the utterance."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    features, mask = batch([8, 8, 8])  # four output frames each
+    small_model()(features, mask, torch.tensor([[1, 2, 3, 4], [1, 1, 2, 2], [1, 2, -100, -100]]))
+    (warning,) = caplog.records
+    assert "utterance 1 of the batch need 6 output frames, but it has 4" in warning.message
+
+
+def test_momentum_of_the_running_averages():
+    model = small_model(batch_norm_momentum=0.25).train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    features, mask = batch([30, 20])
+    model(features, mask)
+    default = small_model().train()
+    default(features, mask)
+    for (name, buffer), other in zip(model.named_buffers(), default.buffers()):
+        assert torch.allclose((buffer - before[name]) / 0.25, (other - before[name]) / 0.1, atol=1e-4), name
 
 
 def test_row_convolution_is_the_papers_sum():
