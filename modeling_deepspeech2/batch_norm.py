@@ -20,6 +20,19 @@ def sum_over_ranks(*values: Tensor) -> tuple[Tensor, ...]:
     return tuple(part.view_as(value) for part, value in zip(parts, values))
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """`sum_over_ranks` with gradients: what one process holds has an effect on the loss of all."""
+
+    @staticmethod
+    def forward(ctx, *values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(value.clone() for value in sum_over_ranks(*values))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, ...]:
+        return sum_over_ranks(*grads)
+
+
 class _NormalizeRows(torch.autograd.Function):
     """y = weight · (x − mean) / sqrt(var + eps) + bias, with the statistics of all rows of all processes."""
 
@@ -76,19 +89,40 @@ class SpeechBatchNorm(nn.Module):
             return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype))
         weight, bias = self.weight.to(rows.dtype), self.bias.to(rows.dtype)
         normalized, mean, variance, count = _NormalizeRows.apply(rows, weight, bias, self.eps)
-        with torch.no_grad():
-            if torch._C._current_graph_task_id() != -1:  # activation checkpointing repeats the pass in the backward pass
-                return normalized
-            unbiased = variance * (count / (count - 1).clamp(min=1))
-            momentum = (self.momentum * (count > 0)).to(self.running_mean)  # no rows anywhere teach nothing
-            self.running_mean.lerp_(mean.to(self.running_mean), momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var), momentum)
+        self._update(mean, variance, count)
         return normalized
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        if torch._C._current_graph_task_id() != -1:  # activation checkpointing repeats the pass in the backward pass
+            return
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        momentum = (self.momentum * (count > 0)).to(self.running_mean)  # no rows anywhere teach nothing
+        self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var), momentum)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """The affine map y = scale · x + shift that the layer is at inference."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         return scale, self.bias - self.running_mean * scale
+
+    def scale_and_shift_of_product(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The affine map that the layer is to W·x, from x, shape (valid frames, size), and W, (features, size).
+
+        In training from the mean and the covariance of x over all processes; both have gradients.
+        """
+        if not self.training:
+            return self.scale_and_shift()
+        found, total = _SumOverRanks.apply(rows.new_tensor([rows.shape[0]]), rows.sum(0))
+        count = found.clamp(min=1)
+        mean = total / count
+        centred = rows - mean
+        (scatter,) = _SumOverRanks.apply(centred.T @ centred)
+        product_mean = weight @ mean
+        variance = ((weight @ (scatter / count)) * weight).sum(1)
+        self._update(product_mean, variance, found)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return scale, self.bias - product_mean * scale
 
     @torch.no_grad()
     def fold_into(self, layer: nn.Linear | nn.Conv2d) -> None:

@@ -21,6 +21,11 @@ from .batch_norm import SpeechBatchNorm
 from .packed_frames import PackedFrames, take_rows
 
 
+try:
+    from .batch_norm_rnn_triton import run_steps
+except ImportError:  # no GPU, no need
+    run_steps = None
+
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
@@ -43,6 +48,10 @@ class Activation:
 
 # Below, `inputs` are BN(W·x), shape (directions, rows, gates · hidden), `weight` is U, shape (directions, gates · hidden,
 # hidden), and the second direction's rows are mirrored, so that every direction runs from the first row to the last.
+
+
+def _has_fused_steps(inputs: Tensor, activation: Activation) -> bool:
+    return inputs.is_cuda and inputs.dtype == torch.float32 and activation.clip is not None and run_steps is not None
 
 
 def _previous_states(states: Tensor, frames: PackedFrames) -> Tensor:
@@ -73,14 +82,22 @@ class _RNN(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
+        if _has_fused_steps(inputs, activation):
+            *_, states = run_steps(inputs, weight, frames, activation.clip)
+        else:
+            states = _RNN.steps(inputs, weight, frames, activation)
+        ctx.save_for_backward(states, weight)
+        ctx.frames, ctx.activation = frames, activation
+        return states
+
+    @staticmethod
+    def steps(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
         states = torch.empty_like(inputs)
         transposed = weight.transpose(1, 2).contiguous()
         state = inputs.new_zeros(len(weight), frames.batch_size, weight.shape[2])
         for start, end in frames.steps:
             state = torch.baddbmm(inputs[:, start:end], state[:, : end - start], transposed, out=states[:, start:end])
             activation.apply_(state)
-        ctx.save_for_backward(states, weight)
-        ctx.frames, ctx.activation = frames, activation
         return states
 
     @staticmethod
@@ -106,6 +123,16 @@ class _GRU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
+        if _has_fused_steps(inputs, activation):
+            gates, recurrent, candidates, states = run_steps(inputs, weight, frames, activation.clip)
+        else:
+            gates, recurrent, candidates, states = _GRU.steps(inputs, weight, frames, activation)
+        ctx.save_for_backward(gates, recurrent, candidates, states, weight)
+        ctx.frames, ctx.activation = frames, activation
+        return states
+
+    @staticmethod
+    def steps(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
         directions, rows, _ = inputs.shape
         hidden = weight.shape[2]
         gates = inputs.new_empty(directions, rows, 2 * hidden)
@@ -129,9 +156,7 @@ class _GRU(torch.autograd.Function):
             )
             activation.apply_(candidate)
             state = torch.lerp(candidate, state, reset_update[..., hidden:], out=states[:, start:end])
-        ctx.save_for_backward(gates, recurrent, candidates, states, weight)
-        ctx.frames, ctx.activation = frames, activation
-        return states
+        return gates, recurrent, candidates, states
 
     @staticmethod
     @once_differentiable
@@ -168,6 +193,16 @@ class _LSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
+        if _has_fused_steps(inputs, activation):
+            gates, cells, _, states = run_steps(inputs, weight, frames, activation.clip)
+        else:
+            gates, cells, states = _LSTM.steps(inputs, weight, frames, activation)
+        ctx.save_for_backward(gates, cells, states, weight)
+        ctx.frames, ctx.activation = frames, activation
+        return states
+
+    @staticmethod
+    def steps(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
         directions, rows, _ = inputs.shape
         hidden = weight.shape[2]
         gates = torch.empty_like(inputs)
@@ -184,9 +219,7 @@ class _LSTM(torch.autograd.Function):
             into, forget, candidate, out = step.chunk(4, dim=-1)
             cell = torch.mul(forget, cell[:, :size], out=cells[:, start:end]).addcmul_(into, candidate)
             state = torch.mul(out, activation(cell), out=states[:, start:end])
-        ctx.save_for_backward(gates, cells, states, weight)
-        ctx.frames, ctx.activation = frames, activation
-        return states
+        return gates, cells, states
 
     @staticmethod
     @once_differentiable
@@ -305,6 +338,8 @@ class BatchNormRNN(nn.Module):
         """(batch, time, input_size) -> (batch, time, hidden_size); padding is neither read nor anything but zero after."""
         weight = self.weight_ih.flatten(0, 1)
         rows = frames.pack(inputs).to(weight.dtype)
+        if self._has_stock_kernel(rows):
+            return frames.unpack(self._run_stock_kernel(rows, frames).to(weight.dtype))
         if self.batch_norm == "step":
             states = self._normalize_each_step(F.linear(rows, weight), frames)
         else:
@@ -317,6 +352,39 @@ class BatchNormRNN(nn.Module):
                 )
         output = states[0] if self.directions == 1 else states[0] + take_rows(states[1], frames.mirror)
         return frames.unpack(output.to(weight.dtype))
+
+    def _has_stock_kernel(self, rows: Tensor) -> bool:
+        """cuDNN runs tanh units fastest; on a CPU torch's own kernel is slower than ours."""
+        return rows.is_cuda and self.activation.clip is None and self.batch_norm != "step"
+
+    def _run_stock_kernel(self, rows: Tensor, frames: PackedFrames) -> Tensor:
+        """Rows -> states, (rows, hidden): the statistics of W·x, found from those of x, are folded into W and b.
+
+        mean(W·x) = W·mean(x) and var(W·x)_i = w_i·Cov(x)·w_i, so that gradients reach W and x through the fold.
+        """
+        dtype = torch.promote_types(rows.dtype, torch.float32)
+        with torch.autocast(rows.device.type, enabled=False):
+            rows, weight = rows.to(dtype), self.weight_ih.flatten(0, 1).to(dtype)
+            if self.batch_norm == "off":
+                bias = self.bias.to(dtype)
+            else:
+                scale, bias = self.norm.scale_and_shift_of_product(rows, weight)
+                weight = scale[:, None] * weight
+            if len(rows) == 0:
+                return rows.new_zeros(0, self.weight_hh.shape[2]) + 0 * (weight.sum() + bias.sum() + self.weight_hh.sum())
+            width = self.weight_hh.shape[1]
+            parameters = []
+            for direction in range(self.directions):
+                place = self._input_direction(direction)
+                own = slice(place * width, (place + 1) * width)
+                no_bias = torch.zeros_like(bias[own])
+                parameters += [weight[own], self.weight_hh[direction].to(dtype), bias[own], no_bias]
+            start = rows.new_zeros(self.directions, frames.steps[0][1], self.weight_hh.shape[2])
+            batch_sizes = torch.tensor([end - start for start, end in frames.steps])
+            kernel = {"rnn": torch._VF.rnn_tanh, "gru": torch._VF.gru, "lstm": torch._VF.lstm}[self.rnn_type]
+            state = (start, start) if self.rnn_type == "lstm" else start
+            output = kernel(rows, batch_sizes, state, parameters, True, 1, 0.0, self.training, self.directions == 2)[0]
+            return output.unflatten(1, (self.directions, -1)).sum(1)
 
     def _project(self, rows: Tensor, weight: Tensor) -> Tensor:
         if self.batch_norm == "off":

@@ -1,6 +1,7 @@
 """What several test modules share: clips of the bundled speech, and a small model saved as a Hub repository."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,10 @@ import pytest
 import soundfile
 import torch
 from transformers import AutoTokenizer
+
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
 
 from modeling_deepspeech2 import (
     DeepSpeech2Config,

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from modeling_deepspeech2 import batch_norm_rnn
 from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN, FoldedRNN
 from modeling_deepspeech2.packed_frames import PackedFrames
 
@@ -232,3 +233,50 @@ def test_backward_under_autocast_stays_in_float32():
             loss.backward()
         gradients.append(layer.weight_hh.grad)
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("settings", [s for s in LAYERS if s["activation_clip"] is None], ids=name)
+@pytest.mark.parametrize("batch_norm", ["sequence", "off"])
+@pytest.mark.parametrize("training", [True, False])
+def test_stock_kernel_on_folded_statistics_is_the_same_layer(monkeypatch, settings, batch_norm, training):
+    """What runs on cuDNN where there is a GPU: outputs, gradients and running averages, here by torch's CPU kernel."""
+    torch.manual_seed(0)
+    layers = [make_layer(batch_norm=batch_norm, **settings).train(training) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    monkeypatch.setattr(layers[1], "_has_stock_kernel", lambda rows: True)
+    inputs = make_inputs(LENGTHS)
+    frames = PackedFrames(torch.tensor(LENGTHS), inputs.shape[1])
+    weights = torch.randn(len(LENGTHS), max(LENGTHS), 4, dtype=torch.float64)
+    results = []
+    for layer in layers:
+        own = inputs.clone().requires_grad_()
+        outputs = layer(own, frames)
+        (outputs * weights).sum().backward()
+        results.append([outputs, own.grad, *(parameter.grad for parameter in layer.parameters()), *layer.buffers()])
+    for one, other in zip(*results):
+        assert torch.allclose(one, other, rtol=0, atol=1e-10)
+    nobody = layers[1](inputs[:1, :1], PackedFrames(torch.tensor([0]), 1))
+    nobody.sum().backward()
+    assert (nobody == 0).all()
+
+
+@pytest.mark.parametrize("rnn_type", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("lengths, hidden", [([5, 7, 3], 40), ([1], 3), ([20] * 18, 16)], ids=str)
+def test_triton_steps_equal_the_plain_ones(monkeypatch, rnn_type, lengths, hidden):
+    """Outputs and gradients of clipped units through the Triton kernel: in its interpreter, or on a GPU if there is one."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    layer = BatchNormRNN(5, hidden, rnn_type=rnn_type, activation_clip=0.7).to(device)
+    inputs = torch.randn(len(lengths), max(lengths), 5, device=device)
+    frames = PackedFrames(torch.tensor(lengths, device=device), max(lengths))
+    weights = torch.randn(len(lengths), max(lengths), hidden, device=device)
+    results = []
+    for fused in (False, True):
+        monkeypatch.setattr(batch_norm_rnn, "_has_fused_steps", lambda inputs, activation, fused=fused: fused)
+        layer.zero_grad()
+        outputs = layer(inputs, frames)
+        (outputs * weights).sum().backward()
+        results.append([outputs, *(parameter.grad.clone() for parameter in layer.parameters())])
+    for one, other in zip(*results):
+        assert (one - other).abs().max() <= 1e-5 * one.abs().max()
