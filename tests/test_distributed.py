@@ -9,14 +9,16 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
+from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
 
 
 LENGTHS = [33, 18, 25, 40, 12, 29, 36, 21]
 
 
-def gradients_of_a_step(rank: int, world_size: int, uneven: bool) -> dict[str, torch.Tensor]:
+def gradients_of_a_step(rank: int, world_size: int, uneven: bool, stock_kernel: bool) -> dict[str, torch.Tensor]:
     """Loss averaged over all utterances, its gradients, and the running averages, as `run_ctc.py` makes them."""
     torch.manual_seed(0)
+    BatchNormRNN._has_stock_kernel = lambda layer, rows: stock_kernel  # as on a GPU
     config = DeepSpeech2Config(
         vocab_size=7,
         num_frequency_bins=21,
@@ -24,6 +26,7 @@ def gradients_of_a_step(rank: int, world_size: int, uneven: bool) -> dict[str, t
         conv_kernel_sizes=[[7, 5], [3, 3]],
         num_hidden_layers=2,
         hidden_size=6,
+        hidden_act="tanh",
     )
     model = DeepSpeech2ForCTC(config).train()
     features = torch.randn(len(LENGTHS), max(LENGTHS), 21)
@@ -40,13 +43,19 @@ def gradients_of_a_step(rank: int, world_size: int, uneven: bool) -> dict[str, t
     return {name: p.grad for name, p in model.named_parameters()} | dict(model.named_buffers())
 
 
-@pytest.mark.parametrize("world_size, uneven", [(2, False), (2, True), (3, False), (3, True)])
-def test_processes_together_equal_one(world_size, uneven, tmp_path):
+@pytest.mark.parametrize(
+    "world_size, uneven, stock_kernel",
+    [(2, False, False), (2, True, False), (3, False, False), (3, True, False), (2, False, True), (3, True, True)],
+)
+def test_processes_together_equal_one(monkeypatch, world_size, uneven, stock_kernel, tmp_path):
+    monkeypatch.setattr(BatchNormRNN, "_has_stock_kernel", None)  # what the step changes, it changes for itself alone
     file = tmp_path / "gradients.pt"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
-    subprocess.run([*command, __file__, str(file), str(int(uneven))], check=True, env=environment, timeout=300)
-    expected = gradients_of_a_step(0, 1, False)
+    subprocess.run(
+        [*command, __file__, str(file), str(int(uneven)), str(int(stock_kernel))], check=True, env=environment, timeout=300
+    )
+    expected = gradients_of_a_step(0, 1, False, False)
     found = torch.load(file)
     scale = max(value.abs().max().item() for value in expected.values())
     for name, value in expected.items():
@@ -56,7 +65,7 @@ def test_processes_together_equal_one(world_size, uneven, tmp_path):
 def main() -> None:
     torch.distributed.init_process_group("gloo")
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    values = gradients_of_a_step(rank, world_size, uneven=sys.argv[2] == "1")
+    values = gradients_of_a_step(rank, world_size, sys.argv[2] == "1", sys.argv[3] == "1")
     if rank == 0:
         torch.save(values, sys.argv[1])
     torch.distributed.destroy_process_group()
