@@ -70,9 +70,11 @@ def main(argv: list[str]) -> None:
     )
     set_seed(training.seed)
     if accelerator.device.type == "cpu":
-        # `accelerate launch` allows a process one thread unless told otherwise; here it may use its share of the cores.
+        # `accelerate launch` allows a process one thread unless told otherwise; here it may use its share of the cores,
+        # but for those of the processes that decode.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(max(1, share - training.num_workers))
     output = Path(training.output_dir)
     source = output / "checkpoints" / "start" if training.resume else training.model
     if training.resume and not (output / "checkpoints" / "last").exists():

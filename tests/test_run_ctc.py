@@ -75,7 +75,7 @@ def run(*arguments: str, expect: int = 0, environment: dict | None = None, cwd: 
     return done.stdout + done.stderr
 
 
-def tiny(dataset: Path, output: Path, **changes) -> list[str]:
+def tiny(dataset: Path | str, output: Path, **changes) -> list[str]:
     settings = TINY | {"dataset": [str(dataset)], "output_dir": [str(output)], "test": ["test"]}
     settings |= {name: [str(v) for v in (value if isinstance(value, list) else [value])] for name, value in changes.items()}
     return [part for name, values in settings.items() for part in (f"--{name}", *values)]
@@ -246,10 +246,20 @@ def test_two_processes_train_together(dataset, tmp_path):
     assert "test: WER" in done.stdout and "on 4 utterances" in done.stdout
 
 
-def test_push_to_hub_publishes_the_finished_model(dataset, tmp_path):
+def test_from_the_hub_to_the_hub(dataset, tmp_path):
+    """Streams a data set from a Hub, and publishes the finished model there; the recipe's paths are names."""
+    upload = f"""
+from huggingface_hub import HfApi
+HfApi().create_repo("tester/speech", repo_type="dataset")
+HfApi().upload_folder(repo_id="tester/speech", repo_type="dataset", folder_path={str(dataset)!r})
+"""
     with HubServer() as hub:
+        environment = hub.environment(tmp_path / "home")
+        subprocess.run([sys.executable, "-c", upload], env=environment, check=True, timeout=120)
         arguments = ["--push_to_hub", "--hub_model_id=tester/digits"]
-        run(*tiny(dataset, tmp_path / "model", num_epochs=1), *arguments, environment=hub.environment(tmp_path / "home"))
+        run(*tiny("tester/speech", tmp_path / "model", num_epochs=1), *arguments, environment=environment)
         files = hub.files("tester/digits")
+        read = [request for request in hub.requests if "/datasets/tester/speech/resolve/" in request]
     assert {"README.md", "model.safetensors", "config.json", "modeling_deepspeech2.py", "training_curve.png"} <= set(files)
     assert not any(name.startswith(("checkpoints/", "run_ctc/")) for name in files)
+    assert any("train-00000" in request for request in read) and any("test-00000" in request for request in read)
