@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
         torch.set_num_threads(max(1, share - training.num_workers))
     output = Path(training.output_dir)
     source = output / "checkpoints" / "start" if training.resume else training.model
-    if training.resume and not (output / "checkpoints" / "last").exists():
+    if training.resume and last_checkpoint(output) is None:
         raise SystemExit(f"There is no checkpoint to resume from in {output / 'checkpoints'}.")
 
     try:
@@ -196,7 +196,7 @@ def train(model, processor, train_data, validation, training, accelerator: Accel
     accelerator.register_for_checkpointing(progress, scheduler)
     accelerator.init_trackers("run_ctc")
     if training.resume:
-        accelerator.load_state(output / "checkpoints" / "last")
+        accelerator.load_state(last_checkpoint(output))
     model.train()
 
     bar = tqdm(total=total_steps, initial=progress.step, desc="training", unit=" steps", disable=not is_main)
@@ -348,14 +348,22 @@ def validate(model, processor, validation, progress, training, accelerator: Acce
 
 
 def save_checkpoint(output: Path, accelerator: Accelerator) -> None:
-    """Writes the checkpoint beside the last one before it takes its place."""
-    folder, new = output / "checkpoints" / "last", output / "checkpoints" / "new"
+    """Writes the checkpoint beside the last one before it takes its place, so that a whole one is there at any time."""
+    last, new, old = (output / "checkpoints" / name for name in ("last", "new", "old"))
     accelerator.save_state(new)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
+        if last.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            last.rename(old)
+        new.rename(last)
+        shutil.rmtree(old, ignore_errors=True)
     accelerator.wait_for_everyone()
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest whole checkpoint: `old` where a run was killed just before the new one took the place of the last."""
+    return next((path for path in (output / "checkpoints" / "last", output / "checkpoints" / "old") if path.exists()), None)
 
 
 def measure(model, processor, tests, accelerator: Accelerator, batch_size: int) -> dict[str, Evaluation]:

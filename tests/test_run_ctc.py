@@ -115,6 +115,11 @@ def test_resumed_run_ends_with_the_same_weights(dataset, trained, tmp_path):
     run(*tiny(dataset, tmp_path / "whole", **changes))
     printed = run(*tiny(dataset, tmp_path / "parts", max_steps=3, **changes))
     assert "left out" not in printed
+    # As if killed while the next checkpoint was about to take the last one's place.
+    checkpoints = tmp_path / "parts" / "checkpoints"
+    (checkpoints / "last").rename(checkpoints / "old")
+    (checkpoints / "new").mkdir()
+    (checkpoints / "new" / "model.safetensors").write_bytes(b"half a file")
     run(*tiny(dataset, tmp_path / "parts", **changes), "--resume")
     whole, parts = (load_file(tmp_path / name / "checkpoints" / "last" / "model.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
