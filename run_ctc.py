@@ -294,8 +294,9 @@ def gradient(model, micro_batches: list[dict], all_utterances: int, config, acce
             weight *= len(batch["names"]) / all_utterances
         inputs = {name: batch[name].to(accelerator.device) for name in ("input_features", "attention_mask", "labels")}
         is_last = index == len(micro_batches) - 1
-        with accelerator.autocast(), nullcontext() if is_last else accelerator.no_sync(model):
-            loss = model(**inputs).loss * weight
+        with nullcontext() if is_last else accelerator.no_sync(model):
+            with accelerator.autocast():
+                loss = model(**inputs).loss * weight
             accelerator.backward(loss)
         total += loss.item()
     return total

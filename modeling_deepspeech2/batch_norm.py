@@ -20,6 +20,11 @@ def sum_over_ranks(*values: Tensor) -> tuple[Tensor, ...]:
     return tuple(part.view_as(value) for part, value in zip(parts, values))
 
 
+def is_recomputed() -> bool:
+    """Whether this forward pass is activation checkpointing's second one, inside the backward pass: it teaches nothing."""
+    return torch._C._current_graph_task_id() != -1
+
+
 class _SumOverRanks(torch.autograd.Function):
     """`sum_over_ranks` with gradients: what one process holds has an effect on the loss of all."""
 
@@ -94,7 +99,7 @@ class SpeechBatchNorm(nn.Module):
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        if torch._C._current_graph_task_id() != -1:  # activation checkpointing repeats the pass in the backward pass
+        if is_recomputed():
             return
         unbiased = variance * (count / (count - 1).clamp(min=1))
         momentum = (self.momentum * (count > 0)).to(self.running_mean)  # no rows anywhere teach nothing
@@ -119,7 +124,7 @@ class SpeechBatchNorm(nn.Module):
         centred = rows - mean
         (scatter,) = _SumOverRanks.apply(centred.T @ centred)
         product_mean = weight @ mean
-        variance = ((weight @ (scatter / count)) * weight).sum(1)
+        variance = ((weight @ (scatter / count)) * weight).sum(1).clamp(min=0)
         self._update(product_mean, variance, found)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return scale, self.bias - product_mean * scale

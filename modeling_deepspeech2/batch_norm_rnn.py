@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
-from .batch_norm import SpeechBatchNorm
+from .batch_norm import SpeechBatchNorm, is_recomputed
 from .packed_frames import PackedFrames, take_rows
 
 
@@ -383,7 +383,7 @@ class BatchNormRNN(nn.Module):
             batch_sizes = torch.tensor([end - start for start, end in frames.steps])
             kernel = {"rnn": torch._VF.rnn_tanh, "gru": torch._VF.gru, "lstm": torch._VF.lstm}[self.rnn_type]
             state = (start, start) if self.rnn_type == "lstm" else start
-            output = kernel(rows, batch_sizes, state, parameters, True, 1, 0.0, self.training, self.directions == 2)[0]
+            output = kernel(rows, batch_sizes, state, parameters, True, 1, 0.0, True, self.directions == 2)[0]
             return output.unflatten(1, (self.directions, -1)).sum(1)
 
     def _project(self, rows: Tensor, weight: Tensor) -> Tensor:
@@ -408,7 +408,7 @@ class BatchNormRNN(nn.Module):
         for direction in range(self.directions):
             first = self._input_direction(direction) * width
             state = tuple(inputs.new_zeros(frames.batch_size, hidden) for _ in range(2 if self.rnn_type == "lstm" else 1))
-            states = [inputs.new_zeros(0, hidden)]
+            states = [inputs[direction, :0, :hidden]]
             for step in inputs[direction].split([end - start for start, end in frames.steps]):
                 state = tuple(part[: len(step)] for part in state)
                 state = plain_step(
@@ -421,31 +421,31 @@ class BatchNormRNN(nn.Module):
                 )
                 states.append(state[0])
             outputs.append(torch.cat(states))
-        return torch.stack(outputs)
+        # A process without a frame still takes part in the backward pass with every parameter.
+        return torch.stack(outputs) + 0 * (self.weight_hh.sum() + self.norm.weight.sum() + self.norm.bias.sum())
 
     def _input_direction(self, direction: int) -> int:
         return min(direction, len(self.weight_ih) - 1)
 
     def _step_norm(self, rows: Tensor, first: int) -> Tensor:
         """BatchNorm of one step's rows by the features from `first` on; a lone row has no variance: running averages."""
-        features = slice(first, first + rows.shape[1])
-        return F.batch_norm(
-            rows,
-            self.norm.running_mean[features],
-            self.norm.running_var[features],
-            self.norm.weight[features],
-            self.norm.bias[features],
-            training=self.training and len(rows) > 1,
-            momentum=self.norm.momentum,
-            eps=self.norm.eps,
+        norm, features = self.norm, slice(first, first + rows.shape[1])
+        # Copies, because autograd keeps what normalised a lone row, and the averages move on.
+        mean, variance = norm.running_mean[features].clone(), norm.running_var[features].clone()
+        learns = self.training and len(rows) > 1
+        normalized = F.batch_norm(
+            rows, mean, variance, norm.weight[features], norm.bias[features], learns, norm.momentum, norm.eps
         )
+        if learns and not is_recomputed():
+            norm.running_mean[features], norm.running_var[features] = mean, variance
+        return normalized
 
 
 class FoldedRNN(nn.Module):
     """A layer at inference: the running averages folded into W and b once, the state carried from call to call.
 
-    Units with tanh become torch's own layers and their fused kernels; their formulas are the same. Either kind can be
-    quantised by `torch.ao.quantization.quantize_dynamic`.
+    GRU and LSTM units with tanh become torch's own layers and their fused kernels; their formulas are the same. All others
+    step by `nn.Linear`, so that `torch.ao.quantization.quantize_dynamic` can quantise either kind.
     """
 
     def __init__(self, layer: BatchNormRNN):
@@ -472,8 +472,8 @@ class FoldedRNN(nn.Module):
         return output.data.unflatten(0, (inputs.shape[1], inputs.shape[0])).transpose(0, 1), state
 
 
-class ClippedRNN(nn.Module):
-    """What `nn.RNN`, `nn.GRU` and `nn.LSTM` are to tanh, for the clipped ReLU: called alike, on packed sequences."""
+class SteppedRNN(nn.Module):
+    """Any unit with any activation, one step after the other; called like `nn.GRU` or `nn.LSTM`, on packed sequences."""
 
     def __init__(self, rnn_type: str, activation: Activation, input_size: int, hidden_size: int):
         super().__init__()
@@ -501,7 +501,7 @@ class ClippedRNN(nn.Module):
         return PackedSequence(torch.cat(outputs), packed.batch_sizes), state if self.rnn_type == "lstm" else state[0]
 
 
-STOCK = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+STOCK = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 @torch.no_grad()
@@ -516,7 +516,7 @@ def _fold_direction(layer: BatchNormRNN, direction: int) -> nn.Module:
         weight_ih = scale[:, None] * weight_ih
         if layer.batch_norm == "step":
             weight_hh = scale[:, None] * weight_hh
-    if layer.activation.clip is None:
+    if layer.activation.clip is None and layer.rnn_type in STOCK:
         folded = STOCK[layer.rnn_type](weight_ih.shape[1], hidden_size)
         own = {
             "weight_ih_l0": weight_ih,
@@ -525,8 +525,8 @@ def _fold_direction(layer: BatchNormRNN, direction: int) -> nn.Module:
             "bias_hh_l0": torch.zeros_like(bias),
         }
     else:
-        folded = ClippedRNN(layer.rnn_type, layer.activation, weight_ih.shape[1], hidden_size)
+        folded = SteppedRNN(layer.rnn_type, layer.activation, weight_ih.shape[1], hidden_size)
         own = {"input.weight": weight_ih, "input.bias": bias, "recurrent.weight": weight_hh}
-    folded.to(weight_ih)
+    folded.to(layer.weight_hh)
     folded.load_state_dict(own)
     return folded

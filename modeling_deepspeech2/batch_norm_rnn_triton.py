@@ -5,6 +5,9 @@ one: the product U·h' and everything up to the new state. Tensors are those of 
 float32. Triton's interpreter (TRITON_INTERPRET=1) runs it on a CPU, for the tests.
 """
 
+from contextlib import nullcontext
+
+import torch
 from torch import Tensor
 
 from .packed_frames import PackedFrames
@@ -52,7 +55,7 @@ def _step(inputs, weight, gates, kept, candidates, states, start, end, first, pa
 
     UNIT 1, 3, 4 is rnn, gru, lstm; `kept` is U_n·h' of a gru and the cells of an lstm.
     """
-    direction = tl.program_id(0)
+    direction = tl.program_id(0).to(tl.int64)  # so that addresses beyond 2³¹ are right
     row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     unit = tl.program_id(2) * BLOCK_UNITS + tl.arange(0, BLOCK_UNITS)
     rows = end - start
@@ -127,10 +130,11 @@ def run_steps(inputs: Tensor, weight: Tensor, frames: PackedFrames, clip: float)
     kept = inputs.new_empty(directions, total, hidden if unit > 1 else 0)
     candidates = inputs.new_empty(directions, total, hidden if unit == 3 else 0)
     first = past_rows = 0
-    for start, end in frames.steps:
-        grid = (directions, triton.cdiv(end - start, BLOCK_ROWS), triton.cdiv(hidden, BLOCK_UNITS))
-        _step[grid](inputs, weight, gates, kept, candidates, states,
-                    start, end, first, past_rows, total, hidden, float(clip),
-                    UNIT=unit, BLOCK_ROWS=BLOCK_ROWS, BLOCK_UNITS=BLOCK_UNITS, BLOCK_SUM=BLOCK_SUM)  # fmt: skip
-        first, past_rows = start, end - start
+    with torch.cuda.device(inputs.device) if inputs.is_cuda else nullcontext():
+        for start, end in frames.steps:
+            grid = (directions, triton.cdiv(end - start, BLOCK_ROWS), triton.cdiv(hidden, BLOCK_UNITS))
+            _step[grid](inputs, weight, gates, kept, candidates, states,
+                        start, end, first, past_rows, total, hidden, float(clip),
+                        UNIT=unit, BLOCK_ROWS=BLOCK_ROWS, BLOCK_UNITS=BLOCK_UNITS, BLOCK_SUM=BLOCK_SUM)  # fmt: skip
+            first, past_rows = start, end - start
     return gates, kept, candidates, states

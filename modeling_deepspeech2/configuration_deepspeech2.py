@@ -57,7 +57,7 @@ class DeepSpeech2Config(PreTrainedConfig):
     bidirectional: bool = True
     share_input_weights: bool = True
     batch_norm: Literal["sequence", "step", "off"] = "sequence"
-    batch_norm_momentum: float = 0.1
+    batch_norm_momentum: float | int = 0.1
     lookahead: int = 0
     hidden_act: Literal["clipped_relu", "tanh"] = "clipped_relu"
     activation_clip: float | int = 20.0

@@ -97,7 +97,7 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
         total = torch.zeros(self.feature_size, dtype=torch.float64)
         squares = torch.zeros(self.feature_size, dtype=torch.float64)
         for waveform in waveforms:
-            features = self.log_power(_mono(waveform)).double()
+            features = self.log_power(mono(waveform)).double()
             frames += len(features)
             total += features.sum(0)
             squares += features.square().sum(0)
@@ -157,7 +157,7 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
                 f"The audio is sampled at {sampling_rate} Hz, but the model expects {self.sampling_rate} Hz: resample it "
                 "first, or let the pipeline do so."
             )
-        features = [self.normalize(self.log_power(_mono(waveform))).numpy() for waveform in _as_list(raw_speech)]
+        features = [self.normalize(self.log_power(mono(waveform))).numpy() for waveform in _as_list(raw_speech)]
         if not features:
             raise ValueError("There is no waveform to make features of: the list is empty.")
         return self.pad(
@@ -180,7 +180,7 @@ def _as_list(raw_speech: np.ndarray | torch.Tensor | list) -> list:
     return [raw_speech]
 
 
-def _mono(waveform: np.ndarray | torch.Tensor | list[float]) -> torch.Tensor:
+def mono(waveform: np.ndarray | torch.Tensor | list[float]) -> torch.Tensor:
     """Averages the channels of a waveform, the shorter of two axes, and checks its samples."""
     samples = np.asarray(waveform)
     if samples.size and samples.dtype.kind != "f":

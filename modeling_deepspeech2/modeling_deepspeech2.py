@@ -85,6 +85,10 @@ class DeepSpeech2RecurrentLayer(GradientCheckpointingLayer):
         )
         self.dropout = nn.Dropout(config.hidden_dropout)
 
+    @property
+    def is_folded(self) -> bool:
+        return isinstance(self.rnn, FoldedRNN)
+
     def forward(self, hidden_states: Tensor, frames: PackedFrames) -> Tensor:
         return self.dropout(self.rnn(hidden_states, frames))
 
@@ -157,7 +161,7 @@ class DeepSpeech2PreTrainedModel(PreTrainedModel):
             elif isinstance(module, DeepSpeech2FullyConnectedLayer) and module.norm is not None:
                 module.norm.fold_into(module.linear)
                 module.norm = None
-            elif isinstance(module, DeepSpeech2RecurrentLayer):
+            elif isinstance(module, DeepSpeech2RecurrentLayer) and not module.is_folded:
                 module.rnn = FoldedRNN(module.rnn)
         return model
 

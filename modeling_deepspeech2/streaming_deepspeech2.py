@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batch_norm_rnn import FoldedRNN
-from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
+from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor, mono
 from .modeling_deepspeech2 import DeepSpeech2ForCTC
 
 
@@ -60,8 +59,16 @@ class StreamingFeatures:
         self.has_begun = False
 
     def __call__(self, samples: np.ndarray | Tensor, last: bool = False) -> Tensor:
-        """Samples, shape (samples,) -> the frames that they complete, shape (frames, bins); `last`: nothing comes after."""
-        samples = torch.as_tensor(samples, dtype=torch.float32)
+        """Samples -> the frames that they complete, shape (frames, bins).
+
+        Args:
+            samples: floating point in [-1, 1], shape (samples,) or (channels, samples), which is averaged.
+            last: nothing comes after.
+
+        Raises:
+            ValueError: samples that are not such numbers, or not finite.
+        """
+        samples = mono(samples)
         self.has_begun = self.has_begun or len(samples) > 0
         signal, self.kept, frames = self.window(self.kept, samples[None], last)
         if frames == 0 or not self.has_begun:
@@ -91,7 +98,7 @@ class StreamingModel:
     def __init__(self, model: DeepSpeech2ForCTC):
         if model.config.bidirectional:
             raise ValueError("A bidirectional model hears the end first: live use needs bidirectional=False.")
-        if not isinstance(model.deepspeech2.layers[0].rnn, FoldedRNN):
+        if not model.deepspeech2.layers[0].is_folded:
             model = model.fold_batch_norm()
         self.model = model
         self.windows = []
@@ -123,7 +130,7 @@ class StreamingModel:
             The logits that are complete now, shape (batch, output frames, vocab_size), and the next state.
         """
         encoder = self.model.deepspeech2
-        hidden_states = features.to(state.windows[0].dtype)
+        hidden_states = features.to(state.windows[0])
         hidden_states = hidden_states[:, :, None] if self.model.config.conv_type == "2d" else hidden_states[..., None]
         kept = []
         for layer, window, seen in zip(encoder.convolutions, self.windows, state.windows):

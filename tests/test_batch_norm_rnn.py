@@ -182,16 +182,22 @@ def test_step_normalisation_is_batch_norm_of_each_time_step(rnn_type):
     assert torch.allclose(together[1, :2], alone[0])
 
 
-def test_statistics_stay_in_float32_under_bfloat16():
-    """Law 7: autocast may round the product W·x, never the recurrence or the running averages."""
-    layer = make_layer(torch.float32)
+def test_only_products_are_rounded_under_bfloat16():
+    """Law 7: from the rounded W·x on, outputs and running averages are those of float32."""
+    layer, exact = make_layer(torch.float32), make_layer(torch.float32)
+    exact.load_state_dict(layer.state_dict())
     inputs = make_inputs(LENGTHS, torch.float32)
+    frames = PackedFrames(torch.tensor(LENGTHS), inputs.shape[1])
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = layer(inputs, PackedFrames(torch.tensor(LENGTHS), inputs.shape[1]))
-    assert outputs.dtype == torch.float32
-    assert layer.norm.running_mean.dtype == torch.float32
-    outputs.sum().backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in layer.parameters())
+        outputs = layer(inputs, frames)
+        projected = torch.nn.functional.linear(frames.pack(inputs), exact.weight_ih.flatten(0, 1))
+    assert outputs.dtype == torch.float32 and projected.dtype == torch.bfloat16
+    states = exact._both_directions(exact.norm(projected.float()), frames)
+    states = batch_norm_rnn.RECURRENCES["gru"].apply(states, exact.weight_hh, frames, exact.activation)
+    expected = frames.unpack(states[0] + states[1][frames.mirror])
+    assert (outputs - expected).abs().max() <= 1e-6
+    assert torch.equal(layer.norm.running_mean, exact.norm.running_mean)
+    assert torch.equal(layer.norm.running_var, exact.norm.running_var)
 
 
 @pytest.mark.parametrize("batch_norm", ["sequence", "step", "off"])
@@ -218,7 +224,7 @@ def test_folded_layer_goes_on_from_its_state(settings):
 
 
 def test_backward_under_autocast_stays_in_float32():
-    """Law 7: who calls `backward()` inside the autocast block gets the gradients of who calls it outside."""
+    """Law 7: who calls `backward()` inside the autocast block gets the recurrence's gradients of who calls it outside."""
     inputs = torch.randn(2, 5, 5)
     frames = PackedFrames(torch.tensor([5, 3]), 5)
     gradients = []
@@ -241,12 +247,14 @@ def test_backward_under_autocast_stays_in_float32():
 def test_stock_kernel_on_folded_statistics_is_the_same_layer(monkeypatch, settings, batch_norm, training):
     """What runs on cuDNN where there is a GPU: outputs, gradients and running averages, here by torch's CPU kernel."""
     torch.manual_seed(0)
-    layers = [make_layer(batch_norm=batch_norm, **settings).train(training) for _ in range(2)]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layers = [make_layer(batch_norm=batch_norm, **settings).to(device).train(training) for _ in range(2)]
+    monkeypatch.setattr(layers[0], "_has_stock_kernel", lambda rows: False)
     layers[1].load_state_dict(layers[0].state_dict())
     monkeypatch.setattr(layers[1], "_has_stock_kernel", lambda rows: True)
-    inputs = make_inputs(LENGTHS)
-    frames = PackedFrames(torch.tensor(LENGTHS), inputs.shape[1])
-    weights = torch.randn(len(LENGTHS), max(LENGTHS), 4, dtype=torch.float64)
+    inputs = make_inputs(LENGTHS).to(device)
+    frames = PackedFrames(torch.tensor(LENGTHS, device=device), inputs.shape[1])
+    weights = torch.randn(len(LENGTHS), max(LENGTHS), 4, dtype=torch.float64, device=device)
     results = []
     for layer in layers:
         own = inputs.clone().requires_grad_()
@@ -255,7 +263,7 @@ def test_stock_kernel_on_folded_statistics_is_the_same_layer(monkeypatch, settin
         results.append([outputs, own.grad, *(parameter.grad for parameter in layer.parameters()), *layer.buffers()])
     for one, other in zip(*results):
         assert torch.allclose(one, other, rtol=0, atol=1e-10)
-    nobody = layers[1](inputs[:1, :1], PackedFrames(torch.tensor([0]), 1))
+    nobody = layers[1](inputs[:1, :1], PackedFrames(torch.tensor([0], device=device), 1))
     nobody.sum().backward()
     assert (nobody == 0).all()
 

@@ -217,9 +217,10 @@ def test_loss_is_computed_in_double_precision():
     assert (gradients[0] - gradients[1]).abs().max() <= 1e-6
 
 
-def test_an_empty_batch_takes_part_in_the_backward_pass():
+@pytest.mark.parametrize("batch_norm", ["sequence", "step", "off"])
+def test_an_empty_batch_takes_part_in_the_backward_pass(batch_norm):
     """A process that ran out of data goes on with empty batches, and must not stop the others."""
-    model = small_model().train()
+    model = small_model(batch_norm=batch_norm).train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     loss = model(torch.zeros(0, 5, 21), torch.zeros(0, 5, dtype=torch.long), torch.zeros(0, 1, dtype=torch.long)).loss
     loss.backward()
@@ -261,6 +262,8 @@ def test_folded_model_gives_the_same_logits(changes):
     features, mask = batch([40, 17, 1, 29])
     assert torch.allclose(model.fold_batch_norm()(features, mask).logits, model(features, mask).logits, rtol=0, atol=1e-11)
     assert any("norm" in name for name, _ in model.named_modules()) == (model.config.batch_norm != "off")  # a copy
+    folded = model.fold_batch_norm()
+    assert torch.equal(folded.fold_batch_norm()(features, mask).logits, folded(features, mask).logits)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
@@ -271,6 +274,7 @@ def test_int8_and_bfloat16_stay_close(changes):
     expected = model(features, mask).logits.log_softmax(-1)
     folded = model.fold_batch_norm()
     quantized = torch.ao.quantization.quantize_dynamic(folded, {torch.nn.Linear, torch.nn.GRU, torch.nn.LSTM})
+    assert not any(type(module) in (torch.nn.Linear, torch.nn.RNN, torch.nn.GRU) for module in quantized.modules())
     valid = mask[:, :: model.config.time_stride].bool()
     for smaller, tolerance in ((quantized, 0.5), (folded.to(torch.bfloat16), 0.2), (model.to(torch.bfloat16), 0.2)):
         found = smaller(features, mask).logits.float().log_softmax(-1)
@@ -286,6 +290,10 @@ def test_half_precision_keeps_the_statistics(tmp_path):
     assert len(norms) == 5 * 4 and set(norms.values()) == {torch.float32}
     features, mask = batch([30, 20])
     assert torch.isfinite(model(features, mask, torch.tensor([[1, 2], [3, -100]])).loss)
+    folded = model.eval().fold_batch_norm()
+    assert {parameter.dtype for parameter in folded.parameters()} == {torch.bfloat16}
+    valid = mask[:, :: model.config.time_stride].bool()
+    assert (folded(features, mask).logits - model(features, mask).logits)[valid].abs().max() <= 0.2
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_deepspeech2 import DeepSpeech2FeatureExtractor
+from modeling_deepspeech2 import DeepSpeech2FeatureExtractor, DeepSpeech2ForCTC
 from modeling_deepspeech2.streaming_deepspeech2 import SlidingWindow, StreamingFeatures, StreamingModel
 
 
@@ -135,6 +135,31 @@ def test_streams_of_one_batch_do_not_mix(clips, processor, make_tiny_model):
     together = run(torch.stack(features))
     for alone, own in zip(together, features):
         assert (alone - run(own[None])[0]).abs().max() <= 1e-12
+
+
+def test_samples_are_checked_as_offline(processor):
+    """What the feature extractor refuses in a file, it refuses in a stream; channels are averaged."""
+    features = StreamingFeatures(processor.feature_extractor)
+    with pytest.raises(ValueError, match="holds int16"):
+        features(np.zeros(1_600, dtype=np.int16))
+    with pytest.raises(ValueError, match="not finite"):
+        features(np.full(1_600, np.nan, dtype=np.float32))
+    samples = np.random.default_rng(0).standard_normal(1_600).astype(np.float32)
+    block = StreamingFeatures(processor.feature_extractor)(samples[:, None])
+    assert torch.equal(block, features(samples)) and len(block)
+
+
+def test_half_precision_and_quantised_models_stream(make_tiny_model, tmp_path):
+    make_tiny_model(bidirectional=False, lookahead=2).save_pretrained(tmp_path)
+    half = DeepSpeech2ForCTC.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    folded = DeepSpeech2ForCTC.from_pretrained(tmp_path).fold_batch_norm()
+    int8 = torch.ao.quantization.quantize_dynamic(folded, {torch.nn.Linear})
+    frames = torch.randn(60, 161)
+    expected = logits_of_frames(StreamingModel(folded), frames, [10])
+    for model in (half, int8):
+        found = logits_of_frames(StreamingModel(model), frames, [10]).float()
+        assert found.shape == expected.shape
+        assert (found - expected).abs().mean() <= 0.1 * expected.abs().mean()
 
 
 def test_what_cannot_be_live(make_tiny_model):
