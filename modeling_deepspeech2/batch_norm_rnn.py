@@ -77,6 +77,22 @@ def _add_carry(grad: Tensor, carry: Tensor | None) -> Tensor:
     return grad
 
 
+class _BothDirections(torch.autograd.Function):
+    """Rows as they are and rows mirrored, (rows, width) each, into one tensor (2, rows, width) without a copy between."""
+
+    @staticmethod
+    def forward(ctx, ahead: Tensor, back: Tensor, mirror: Tensor) -> Tensor:
+        ctx.mirror = mirror
+        both = ahead.new_empty(2, *ahead.shape)
+        both[0] = ahead
+        torch.index_select(back, 0, mirror, out=both[1])
+        return both
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad[0], grad[1].index_select(0, ctx.mirror), None
+
+
 class _RNN(torch.autograd.Function):
     """h = f(x + U h')"""
 
@@ -166,15 +182,13 @@ class _GRU(torch.autograd.Function):
         reset, update = gates.chunk(2, dim=-1)
         previous = _previous_states(states, ctx.frames)
         # Per unit of dL/dh_t: the gradients before the non-linearities, in the order r, z, r ∘ n of the rows of U.
-        candidate_slope = (1 - update) * ctx.activation.slope(candidates)
-        factors = torch.stack(
-            [
-                candidate_slope * recurrent * reset * (1 - reset),
-                (previous - candidates) * update * (1 - update),
-                candidate_slope * reset,
-            ],
-            dim=2,
-        )
+        keep = 1 - update
+        candidate_slope = ctx.activation.slope(candidates).mul_(keep)
+        factors = grad.new_empty(*grad.shape[:2], 3, grad.shape[2])
+        of_reset, of_update, of_recurrent = factors.unbind(2)
+        torch.mul(candidate_slope, reset, out=of_recurrent)
+        torch.mul(of_recurrent, recurrent, out=of_reset).mul_(1 - reset)
+        torch.sub(previous, candidates, out=of_update).mul_(keep.mul_(update))
         grad_states = grad.clone(memory_format=torch.contiguous_format)
         carry = None
         for start, end in reversed(ctx.frames.steps):
@@ -184,7 +198,9 @@ class _GRU(torch.autograd.Function):
         grad_recurrent = factors.flatten(2)
         grad_weight = torch.bmm(grad_recurrent.transpose(1, 2), previous)
         hidden = weight.shape[2]
-        grad_inputs = torch.cat([grad_recurrent[..., : 2 * hidden], grad_states * candidate_slope], dim=-1)
+        grad_inputs = torch.empty_like(grad_recurrent)
+        grad_inputs[..., : 2 * hidden] = grad_recurrent[..., : 2 * hidden]
+        torch.mul(grad_states, candidate_slope, out=grad_inputs[..., 2 * hidden :])
         return grad_inputs, grad_weight, None, None
 
 
@@ -399,7 +415,7 @@ class BatchNormRNN(nn.Module):
         by_direction = projected.unflatten(1, (len(self.weight_ih), -1)).unbind(1)
         if self.directions == 1:
             return by_direction[0][None]
-        return torch.stack([by_direction[0], take_rows(by_direction[-1], frames.mirror)])
+        return _BothDirections.apply(by_direction[0], by_direction[-1], frames.mirror)
 
     def _normalize_each_step(self, projected: Tensor, frames: PackedFrames) -> Tensor:
         inputs = self._both_directions(projected, frames)
