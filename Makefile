@@ -1,5 +1,6 @@
 # make demo [LANGUAGE=mandarin]   train from scratch on the bundled speech, then transcribe voices never heard (about 8 min)
 # make test                       run the tests
+# make benchmarks                 print what is measured (about 10 min)
 # make style, make quality        format the code, or check it
 # Each sets up .venv first; nothing but Python and a package index is needed.
 
@@ -11,7 +12,7 @@ BIN := .venv/bin
 export GOMP_SPINCOUNT ?= 10000
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test style quality
+.PHONY: demo test benchmarks style quality
 
 .venv/%.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -24,6 +25,9 @@ demo: .venv/train.installed
 
 test: .venv/test.installed
 	$(BIN)/python -m pytest
+
+benchmarks: .venv/train.installed
+	$(BIN)/python -m benchmarks --chart benchmarks/recurrence.svg
 
 style: .venv/style.installed
 	$(BIN)/ruff check --fix .

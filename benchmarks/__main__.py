@@ -1,6 +1,6 @@
 """Measures the recurrence, the whole model, the features and a live stream, and prints one table.
 
-    python -m benchmarks                      # all of it: about 15 minutes on two cores
+    python -m benchmarks                      # all of it: about 10 minutes on two cores
     python -m benchmarks layer stream         # some of it
     python -m benchmarks --chart benchmarks/recurrence.svg
 
@@ -225,7 +225,7 @@ PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="part", help=f"any of {', '.join(PARTS)}")
-    parser.add_argument("--rounds", type=int, default=7, help="runs of each contender")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each contender")
     parser.add_argument("--chart", type=Path, help="draws the layer's ratios into this SVG file")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
