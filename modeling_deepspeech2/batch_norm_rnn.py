@@ -43,7 +43,9 @@ class Activation:
 
     def slope(self, y: Tensor) -> Tensor:
         """f'(x) as a function of y = f(x)."""
-        return 1 - y * y if self.clip is None else ((y > 0) & (y < self.clip)).to(y.dtype)
+        if self.clip is None:
+            return torch.addcmul(y.new_ones(()), y, y, value=-1)
+        return ((y > 0) & (y < self.clip)).to(y.dtype)
 
 
 # Below, `inputs` are BN(W·x), shape (directions, rows, gates · hidden), `weight` is U, shape (directions, gates · hidden,
@@ -75,6 +77,11 @@ def _add_carry(grad: Tensor, carry: Tensor | None) -> Tensor:
     if carry is not None:
         grad[:, : carry.shape[1]] += carry
     return grad
+
+
+def _times_one_minus(x: Tensor, y: Tensor) -> Tensor:
+    """x · (1 − y) in place: these tensors are large, and every temporary one costs time."""
+    return x.addcmul_(x, y, value=-1)
 
 
 class _BothDirections(torch.autograd.Function):
@@ -182,13 +189,12 @@ class _GRU(torch.autograd.Function):
         reset, update = gates.chunk(2, dim=-1)
         previous = _previous_states(states, ctx.frames)
         # Per unit of dL/dh_t: the gradients before the non-linearities, in the order r, z, r ∘ n of the rows of U.
-        keep = 1 - update
-        candidate_slope = ctx.activation.slope(candidates).mul_(keep)
+        candidate_slope = _times_one_minus(ctx.activation.slope(candidates), update)
         factors = grad.new_empty(*grad.shape[:2], 3, grad.shape[2])
         of_reset, of_update, of_recurrent = factors.unbind(2)
         torch.mul(candidate_slope, reset, out=of_recurrent)
-        torch.mul(of_recurrent, recurrent, out=of_reset).mul_(1 - reset)
-        torch.sub(previous, candidates, out=of_update).mul_(keep.mul_(update))
+        _times_one_minus(torch.mul(of_recurrent, recurrent, out=of_reset), reset)
+        _times_one_minus(torch.sub(previous, candidates, out=of_update).mul_(update), update)
         grad_states = grad.clone(memory_format=torch.contiguous_format)
         carry = None
         for start, end in reversed(ctx.frames.steps):

@@ -129,8 +129,12 @@ class DeepSpeech2PreTrainedModel(PreTrainedModel):
     input_modalities = "audio"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DeepSpeech2RecurrentLayer"]
-    _keep_in_fp32_modules_strict = ["norm"]
     _can_record_outputs = {"hidden_states": DeepSpeech2RecurrentLayer}
+
+    def __init__(self, config: DeepSpeech2Config):
+        super().__init__(config)
+        # A model loaded in half precision keeps its statistics in float32.
+        self._keep_in_fp32_modules_strict = [] if config.batch_norm == "off" else ["norm"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
