@@ -36,6 +36,7 @@ from modeling_deepspeech2.training.arguments import command_line, model_settings
 from modeling_deepspeech2.training.augmentation import Augmentation
 from modeling_deepspeech2.training.data import Batches, Collator, DataError, SpeechData, make_loader, survey, waveforms
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
+from modeling_deepspeech2.training.memory import keep_freed_memory
 from modeling_deepspeech2.training.model_card import CURVE, draw_curve, write_model_card
 from modeling_deepspeech2.training.publishing import push_repository, save_repository
 
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> None:
         mixed_precision=training.mixed_precision, log_with="tensorboard", project_dir=training.output_dir
     )
     set_seed(training.seed)
+    keep_freed_memory()
     if accelerator.device.type == "cpu":
         # `accelerate launch` allows a process one thread unless told otherwise; here it may use its share of the cores,
         # but for those of the processes that decode.

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from modeling_deepspeech2 import DeepSpeech2Config
 from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
+from modeling_deepspeech2.modeling_deepspeech2 import DeepSpeech2ConvolutionLayer
 from modeling_deepspeech2.packed_frames import PackedFrames
 
 
@@ -48,6 +50,20 @@ class UsualPort(nn.Module):
         packed = pack_padded_sequence(inputs, frames.lengths, batch_first=True, enforce_sorted=False)
         output, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=frames.num_frames)
         return output.unflatten(2, (2, -1)).sum(2)
+
+
+class UsualConvolution(DeepSpeech2ConvolutionLayer):
+    """Convolution, BatchNorm over everything, padding included, clipped ReLU, and zeros in the padding after it."""
+
+    def __init__(self, config: DeepSpeech2Config, index: int, in_channels: int):
+        super().__init__(config, index, in_channels)
+        self.norm = nn.BatchNorm2d(self.conv.out_channels)
+
+    def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, PackedFrames]:
+        outputs = F.hardtanh(self.norm(self.conv(hidden_states.contiguous())), 0.0, float(self.clip))
+        frames = PackedFrames(self.output_length(lengths), outputs.shape[2])
+        padding = torch.arange(frames.num_frames) >= frames.lengths[:, None]
+        return outputs.masked_fill(padding[:, None, :, None], 0.0), frames
 
 
 class FoldedPadded(BatchNormRNN):

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
+BLOCK_SIZE = 2**19  # numbers that are worked on at a time: they stay in the cache
+
+
 def sum_over_ranks(*values: Tensor) -> tuple[Tensor, ...]:
     """Adds each tensor over all processes, in one message; every process must call it, whatever it holds."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
@@ -38,34 +41,54 @@ class _SumOverRanks(torch.autograd.Function):
         return sum_over_ranks(*grads)
 
 
+def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(max(1, BLOCK_SIZE // rows.shape[1]))
+
+
 class _NormalizeRows(torch.autograd.Function):
-    """y = weight · (x − mean) / sqrt(var + eps) + bias, with the statistics of all rows of all processes."""
+    """y = weight · (x − mean) / sqrt(var + eps) + bias, with the statistics of all rows of all processes.
+
+    Block by block, so that what is only needed on the way stays in the cache.
+    """
 
     @staticmethod
     def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor, eps: float):
         found, total = sum_over_ranks(rows.new_tensor([rows.shape[0]]), rows.sum(0))
         count = found.clamp(min=1)
         mean = total / count
-        centred = rows - mean
-        (squares,) = sum_over_ranks(centred.square().sum(0))
+        own_squares = torch.zeros_like(mean)
+        for block in _blocks(rows):
+            own_squares += (block - mean).square_().sum(0)
+        (squares,) = sum_over_ranks(own_squares)
         variance = squares / count
         inverse_deviation = torch.rsqrt(variance + eps)
-        ctx.save_for_backward(centred, weight, inverse_deviation, count)
+        scale = weight * inverse_deviation
+        normalized = torch.empty_like(rows)
+        for block, result in zip(_blocks(rows), _blocks(normalized)):
+            torch.addcmul(bias, block - mean, scale, out=result)
+        ctx.save_for_backward(rows, weight, mean, inverse_deviation, count)
         ctx.mark_non_differentiable(mean, variance, found)
-        return torch.addcmul(bias, centred, weight * inverse_deviation), mean, variance, found
+        return normalized, mean, variance, found
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor, *_):
-        centred, weight, inverse_deviation, count = ctx.saved_tensors
+        rows, weight, mean, inverse_deviation, count = ctx.saved_tensors
+        blocks = list(zip(_blocks(grad), _blocks(rows)))
         grad_bias = grad.sum(0)
-        grad_weight = (grad * centred).sum(0) * inverse_deviation
+        grad_weight = torch.zeros_like(grad_bias)
+        for grad_block, block in blocks:
+            grad_weight += (block - mean).mul_(grad_block).sum(0)
+        grad_weight *= inverse_deviation
         # Each process keeps its own share of the parameters' gradients (data parallelism adds them up), but the
         # gradient of a row depends on the sums over all rows, wherever they are.
         all_bias, all_weight = sum_over_ranks(grad_bias, grad_weight)
-        grad_rows = grad - all_bias / count
-        grad_rows.addcmul_(centred, all_weight * inverse_deviation / count, value=-1)
-        return grad_rows.mul_(weight * inverse_deviation), grad_weight, grad_bias, None
+        grad_rows = torch.empty_like(rows)
+        per_row = all_weight * inverse_deviation / count
+        for (grad_block, block), result in zip(blocks, _blocks(grad_rows)):
+            torch.sub(grad_block, all_bias / count, out=result).addcmul_(block - mean, per_row, value=-1)
+            result *= weight * inverse_deviation
+        return grad_rows, grad_weight, grad_bias, None
 
 
 class SpeechBatchNorm(nn.Module):

@@ -6,7 +6,6 @@ then a loop over time with one product U·h a step for both directions. Back-pro
 what does not depend on the step before is computed for all steps at once, and the gradient of U is one product at the end.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +49,7 @@ class Activation:
 
 # Below, `inputs` are BN(W·x), shape (directions, rows, gates · hidden), `weight` is U, shape (directions, gates · hidden,
 # hidden), and the second direction's rows are mirrored, so that every direction runs from the first row to the last.
+# Large tensors are written over as soon as they have been read: at this size every new one costs its page faults.
 
 
 def _has_fused_steps(inputs: Tensor, activation: Activation) -> bool:
@@ -62,17 +62,6 @@ def _previous_states(states: Tensor, frames: PackedFrames) -> Tensor:
     return previous
 
 
-def _without_autocast(backward: Callable) -> Callable:
-    """Back-propagation in full precision, also where `backward()` is called under autocast."""
-
-    @functools.wraps(backward)
-    def run(ctx, grad: Tensor):
-        with torch.autocast(grad.device.type, enabled=False):
-            return backward(ctx, grad)
-
-    return run
-
-
 def _add_carry(grad: Tensor, carry: Tensor | None) -> Tensor:
     if carry is not None:
         grad[:, : carry.shape[1]] += carry
@@ -80,203 +69,203 @@ def _add_carry(grad: Tensor, carry: Tensor | None) -> Tensor:
 
 
 def _times_one_minus(x: Tensor, y: Tensor) -> Tensor:
-    """x · (1 − y) in place: these tensors are large, and every temporary one costs time."""
+    """x · (1 − y) in place."""
     return x.addcmul_(x, y, value=-1)
 
 
-class _BothDirections(torch.autograd.Function):
-    """Rows as they are and rows mirrored, (rows, width) each, into one tensor (2, rows, width) without a copy between."""
-
-    @staticmethod
-    def forward(ctx, ahead: Tensor, back: Tensor, mirror: Tensor) -> Tensor:
-        ctx.mirror = mirror
-        both = ahead.new_empty(2, *ahead.shape)
-        both[0] = ahead
-        torch.index_select(back, 0, mirror, out=both[1])
-        return both
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return grad[0], grad[1].index_select(0, ctx.mirror), None
-
-
-class _RNN(torch.autograd.Function):
+class _RNN:
     """h = f(x + U h')"""
 
     @staticmethod
-    def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
+    def forward(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
+        """The states of all steps, and whatever else `backward` wants; `inputs` is written over."""
         if _has_fused_steps(inputs, activation):
-            *_, states = run_steps(inputs, weight, frames, activation.clip)
-        else:
-            states = _RNN.steps(inputs, weight, frames, activation)
-        ctx.save_for_backward(states, weight)
-        ctx.frames, ctx.activation = frames, activation
-        return states
-
-    @staticmethod
-    def steps(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
-        states = torch.empty_like(inputs)
+            _, states = run_steps(inputs, weight, frames, activation.clip)
+            return (states,)
         transposed = weight.transpose(1, 2).contiguous()
         state = inputs.new_zeros(len(weight), frames.batch_size, weight.shape[2])
         for start, end in frames.steps:
-            state = torch.baddbmm(inputs[:, start:end], state[:, : end - start], transposed, out=states[:, start:end])
-            activation.apply_(state)
-        return states
+            step = inputs[:, start:end]
+            state = activation.apply_(step.baddbmm_(state[:, : end - start], transposed))
+        return (inputs,)
 
     @staticmethod
-    @once_differentiable
-    @_without_autocast
-    def backward(ctx, grad: Tensor):
-        states, weight = ctx.saved_tensors
-        grad_inputs = grad.clone(memory_format=torch.contiguous_format)
-        slope = ctx.activation.slope(states)
+    def backward(
+        grad_states: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation, states: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of `inputs` and `weight`; `grad_states` is written over."""
+        slope = activation.slope(states)
         carry = None
-        for start, end in reversed(ctx.frames.steps):
-            step = _add_carry(grad_inputs[:, start:end], carry).mul_(slope[:, start:end])
+        for start, end in reversed(frames.steps):
+            step = _add_carry(grad_states[:, start:end], carry).mul_(slope[:, start:end])
             carry = torch.bmm(step, weight)
-        grad_weight = torch.bmm(grad_inputs.transpose(1, 2), _previous_states(states, ctx.frames))
-        return grad_inputs, grad_weight, None, None
+        return grad_states, torch.bmm(grad_states.transpose(1, 2), _previous_states(states, frames))
 
 
-class _GRU(torch.autograd.Function):
+class _GRU:
     """r, z = σ(x_rz + U_rz h');  n = f(x_n + r ∘ U_n h');  h = n + z ∘ (h' − n)
 
     The paper writes 1 − z where torch's GRU, and so this one, writes z.
     """
 
     @staticmethod
-    def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
+    def forward(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
         if _has_fused_steps(inputs, activation):
-            gates, recurrent, candidates, states = run_steps(inputs, weight, frames, activation.clip)
-        else:
-            gates, recurrent, candidates, states = _GRU.steps(inputs, weight, frames, activation)
-        ctx.save_for_backward(gates, recurrent, candidates, states, weight)
-        ctx.frames, ctx.activation = frames, activation
-        return states
-
-    @staticmethod
-    def steps(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
+            recurrent, states = run_steps(inputs, weight, frames, activation.clip)
+            return states, inputs, recurrent
         directions, rows, _ = inputs.shape
         hidden = weight.shape[2]
-        gates = inputs.new_empty(directions, rows, 2 * hidden)
         recurrent = inputs.new_empty(directions, rows, hidden)  # U_n h'
-        candidates = inputs.new_empty(directions, rows, hidden)
         states = inputs.new_empty(directions, rows, hidden)
         transposed = weight.transpose(1, 2).contiguous()
         state = inputs.new_zeros(directions, frames.batch_size, hidden)
         for start, end in frames.steps:
             state = state[:, : end - start]
             product = torch.bmm(state, transposed)
-            reset_update = gates[:, start:end]
-            torch.add(inputs[:, start:end, : 2 * hidden], product[..., : 2 * hidden], out=reset_update).sigmoid_()
+            reset_update = inputs[:, start:end, : 2 * hidden].add_(product[..., : 2 * hidden]).sigmoid_()
             recurrent[:, start:end] = product[..., 2 * hidden :]
-            candidate = candidates[:, start:end]
-            torch.addcmul(
-                inputs[:, start:end, 2 * hidden :],
-                reset_update[..., :hidden],
-                product[..., 2 * hidden :],
-                out=candidate,
-            )
+            candidate = inputs[:, start:end, 2 * hidden :]
+            candidate.addcmul_(reset_update[..., :hidden], product[..., 2 * hidden :])
             activation.apply_(candidate)
             state = torch.lerp(candidate, state, reset_update[..., hidden:], out=states[:, start:end])
-        return gates, recurrent, candidates, states
+        return states, inputs, recurrent
 
     @staticmethod
-    @once_differentiable
-    @_without_autocast
-    def backward(ctx, grad: Tensor):
-        gates, recurrent, candidates, states, weight = ctx.saved_tensors
-        reset, update = gates.chunk(2, dim=-1)
-        previous = _previous_states(states, ctx.frames)
+    def backward(
+        grad_states: Tensor,
+        weight: Tensor,
+        frames: PackedFrames,
+        activation: Activation,
+        states: Tensor,
+        gates: Tensor,
+        recurrent: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        reset, update, candidates = gates.chunk(3, dim=-1)
+        previous = _previous_states(states, frames)
         # Per unit of dL/dh_t: the gradients before the non-linearities, in the order r, z, r ∘ n of the rows of U.
-        candidate_slope = _times_one_minus(ctx.activation.slope(candidates), update)
-        factors = grad.new_empty(*grad.shape[:2], 3, grad.shape[2])
+        candidate_slope = _times_one_minus(activation.slope(candidates), update)
+        grad_inputs = torch.empty_like(gates)
+        factors = grad_inputs.unflatten(2, (3, -1))
         of_reset, of_update, of_recurrent = factors.unbind(2)
         torch.mul(candidate_slope, reset, out=of_recurrent)
         _times_one_minus(torch.mul(of_recurrent, recurrent, out=of_reset), reset)
         _times_one_minus(torch.sub(previous, candidates, out=of_update).mul_(update), update)
-        grad_states = grad.clone(memory_format=torch.contiguous_format)
         carry = None
-        for start, end in reversed(ctx.frames.steps):
+        for start, end in reversed(frames.steps):
             grad_state = _add_carry(grad_states[:, start:end], carry)
             step = factors[:, start:end].mul_(grad_state[:, :, None])
             carry = torch.baddbmm(grad_state * update[:, start:end], step.flatten(2), weight)
-        grad_recurrent = factors.flatten(2)
-        grad_weight = torch.bmm(grad_recurrent.transpose(1, 2), previous)
-        hidden = weight.shape[2]
-        grad_inputs = torch.empty_like(grad_recurrent)
-        grad_inputs[..., : 2 * hidden] = grad_recurrent[..., : 2 * hidden]
-        torch.mul(grad_states, candidate_slope, out=grad_inputs[..., 2 * hidden :])
-        return grad_inputs, grad_weight, None, None
+        grad_weight = torch.bmm(grad_inputs.transpose(1, 2), previous)
+        torch.mul(grad_states, candidate_slope, out=of_recurrent)  # x_n is not behind the reset gate
+        return grad_inputs, grad_weight
 
 
-class _LSTM(torch.autograd.Function):
+class _LSTM:
     """i, f, o = σ(…);  g = f(…);  c = f ∘ c' + i ∘ g;  h = o ∘ f(c), each … = x + U h', in the order i, f, g, o"""
 
     @staticmethod
-    def forward(ctx, inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> Tensor:
+    def forward(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
         if _has_fused_steps(inputs, activation):
-            gates, cells, _, states = run_steps(inputs, weight, frames, activation.clip)
-        else:
-            gates, cells, states = _LSTM.steps(inputs, weight, frames, activation)
-        ctx.save_for_backward(gates, cells, states, weight)
-        ctx.frames, ctx.activation = frames, activation
-        return states
-
-    @staticmethod
-    def steps(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
+            cells, states = run_steps(inputs, weight, frames, activation.clip)
+            return states, inputs, cells
         directions, rows, _ = inputs.shape
         hidden = weight.shape[2]
-        gates = torch.empty_like(inputs)
         cells = inputs.new_empty(directions, rows, hidden)
         states = inputs.new_empty(directions, rows, hidden)
         transposed = weight.transpose(1, 2).contiguous()
         state = cell = inputs.new_zeros(directions, frames.batch_size, hidden)
         for start, end in frames.steps:
             size = end - start
-            step = torch.baddbmm(inputs[:, start:end], state[:, :size], transposed, out=gates[:, start:end])
+            step = inputs[:, start:end].baddbmm_(state[:, :size], transposed)
             step[..., : 2 * hidden].sigmoid_()
             activation.apply_(step[..., 2 * hidden : 3 * hidden])
             step[..., 3 * hidden :].sigmoid_()
             into, forget, candidate, out = step.chunk(4, dim=-1)
             cell = torch.mul(forget, cell[:, :size], out=cells[:, start:end]).addcmul_(into, candidate)
             state = torch.mul(out, activation(cell), out=states[:, start:end])
-        return gates, cells, states
+        return states, inputs, cells
 
     @staticmethod
-    @once_differentiable
-    @_without_autocast
-    def backward(ctx, grad: Tensor):
-        gates, cells, states, weight = ctx.saved_tensors
-        frames, activation = ctx.frames, ctx.activation
+    def backward(
+        grad_states: Tensor,
+        weight: Tensor,
+        frames: PackedFrames,
+        activation: Activation,
+        states: Tensor,
+        gates: Tensor,
+        cells: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         into, forget, candidate, out = gates.chunk(4, dim=-1)
         activated = activation(cells)
-        cell_per_state = out * activation.slope(activated)
-        out_per_state = activated * out * (1 - out)
-        per_cell = torch.stack(
-            [
-                candidate * into * (1 - into),
-                _previous_states(cells, frames) * forget * (1 - forget),
-                into * activation.slope(candidate),
-            ],
-            dim=2,
-        )
-        grad_states = grad.clone(memory_format=torch.contiguous_format)
+        cell_per_state = activation.slope(activated).mul_(out)
+        # Per unit of dL/dc_t, and of dL/dh_t for o, the gradients before the non-linearities.
         grad_inputs = torch.empty_like(gates)
-        split = grad_inputs.unflatten(2, (4, -1))
+        factors = grad_inputs.unflatten(2, (4, -1))
+        of_into, of_forget, of_candidate, of_out = factors.unbind(2)
+        _times_one_minus(torch.mul(candidate, into, out=of_into), into)
+        _times_one_minus(torch.mul(_previous_states(cells, frames), forget, out=of_forget), forget)
+        torch.mul(activation.slope(candidate), into, out=of_candidate)
+        _times_one_minus(torch.mul(activated, out, out=of_out), out)
         carry = cell_carry = None
         for start, end in reversed(frames.steps):
             grad_state = _add_carry(grad_states[:, start:end], carry)
             grad_cell = _add_carry(grad_state * cell_per_state[:, start:end], cell_carry)
-            torch.mul(per_cell[:, start:end], grad_cell[:, :, None], out=split[:, start:end, :3])
-            torch.mul(grad_state, out_per_state[:, start:end], out=split[:, start:end, 3])
+            factors[:, start:end, :3].mul_(grad_cell[:, :, None])
+            of_out[:, start:end].mul_(grad_state)
             carry = torch.bmm(grad_inputs[:, start:end], weight)
             cell_carry = grad_cell * forget[:, start:end]
-        grad_weight = torch.bmm(grad_inputs.transpose(1, 2), _previous_states(states, frames))
-        return grad_inputs, grad_weight, None, None
+        return grad_inputs, torch.bmm(grad_inputs.transpose(1, 2), _previous_states(states, frames))
 
 
-RECURRENCES = {"rnn": _RNN, "gru": _GRU, "lstm": _LSTM}
+UNITS = {"rnn": _RNN, "gru": _GRU, "lstm": _LSTM}
+BLOCK_ROWS = 1024  # rows that are added at a time: they stay in the cache
+
+
+def _by_direction(rows: Tensor, directions: int, frames: PackedFrames) -> Tensor:
+    """(rows, one or two sides, width) -> a new tensor (directions, rows, width), the second direction mirrored"""
+    both = rows.new_empty(directions, len(rows), rows.shape[2])
+    both[0] = rows[:, 0]
+    if directions == 2:
+        torch.index_select(rows[:, -1], 0, frames.mirror, out=both[1])
+    return both
+
+
+def _sum_of_directions(both: Tensor, frames: PackedFrames) -> Tensor:
+    """(directions, rows, width) -> (rows, width), written over the first direction"""
+    if len(both) == 2:
+        for rows, mirror in zip(both[0].split(BLOCK_ROWS), frames.mirror.split(BLOCK_ROWS)):
+            rows += both[1].index_select(0, mirror)
+    return both[0]
+
+
+class _Recurrence(torch.autograd.Function):
+    """BN(W·x), (rows, input directions, gates · hidden), -> the sum of the directions' states, (rows, hidden)"""
+
+    @staticmethod
+    def forward(
+        ctx, projected: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation, rnn_type: str
+    ) -> Tensor:
+        inputs = _by_direction(projected, len(weight), frames)
+        states, *kept = UNITS[rnn_type].forward(inputs, weight, frames, activation)
+        ctx.save_for_backward(weight, states, *kept)
+        ctx.frames, ctx.activation, ctx.rnn_type = frames, activation, rnn_type
+        ctx.shares_inputs = projected.shape[1] == 1
+        return states[0] + states[1].index_select(0, frames.mirror) if len(states) == 2 else states[0].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        weight, *kept = ctx.saved_tensors
+        # In full precision, also where `backward()` is called under autocast.
+        with torch.autocast(grad.device.type, enabled=False):
+            grad_states = _by_direction(grad[:, None], len(weight), ctx.frames)
+            grad_inputs, grad_weight = UNITS[ctx.rnn_type].backward(grad_states, weight, ctx.frames, ctx.activation, *kept)
+            if ctx.shares_inputs:
+                grad_projected = _sum_of_directions(grad_inputs, ctx.frames)[:, None]
+            else:
+                grad_inputs[1] = grad_inputs[1].index_select(0, ctx.frames.mirror)
+                grad_projected = grad_inputs.transpose(0, 1)
+        return grad_projected, grad_weight, None, None, None
 
 
 def plain_step(
@@ -365,15 +354,14 @@ class BatchNormRNN(nn.Module):
         if self.batch_norm == "step":
             states = self._normalize_each_step(F.linear(rows, weight), frames)
         else:
-            projected = self._both_directions(self._project(rows, weight), frames)
+            projected = self._project(rows, weight).unflatten(1, (len(self.weight_ih), -1))
             # In half precision errors would add up from step to step.
             dtype = torch.promote_types(projected.dtype, torch.float32)
             with torch.autocast(inputs.device.type, enabled=False):
-                states = RECURRENCES[self.rnn_type].apply(
-                    projected.to(dtype), self.weight_hh.to(dtype), frames, self.activation
+                states = _Recurrence.apply(
+                    projected.to(dtype), self.weight_hh.to(dtype), frames, self.activation, self.rnn_type
                 )
-        output = states[0] if self.directions == 1 else states[0] + take_rows(states[1], frames.mirror)
-        return frames.unpack(output.to(weight.dtype))
+        return frames.unpack(states.to(weight.dtype))
 
     def _has_stock_kernel(self, rows: Tensor) -> bool:
         """cuDNN runs tanh units fastest; on a CPU torch's own kernel is slower than ours."""
@@ -416,22 +404,18 @@ class BatchNormRNN(nn.Module):
         scale, shift = self.norm.scale_and_shift()
         return F.linear(rows, (scale[:, None] * weight).to(weight.dtype), shift.to(weight.dtype))
 
-    def _both_directions(self, projected: Tensor, frames: PackedFrames) -> Tensor:
-        """(rows, input directions · width) -> (directions, rows, width), the second direction's rows mirrored"""
-        by_direction = projected.unflatten(1, (len(self.weight_ih), -1)).unbind(1)
-        if self.directions == 1:
-            return by_direction[0][None]
-        return _BothDirections.apply(by_direction[0], by_direction[-1], frames.mirror)
-
     def _normalize_each_step(self, projected: Tensor, frames: PackedFrames) -> Tensor:
-        inputs = self._both_directions(projected, frames)
+        """(rows, input directions · width) -> (rows, hidden)"""
         width, hidden = self.weight_hh.shape[1:]
         outputs = []
         for direction in range(self.directions):
             first = self._input_direction(direction) * width
+            inputs = projected[:, first : first + width]
+            if direction == 1:
+                inputs = take_rows(inputs, frames.mirror)
             state = tuple(inputs.new_zeros(frames.batch_size, hidden) for _ in range(2 if self.rnn_type == "lstm" else 1))
-            states = [inputs[direction, :0, :hidden]]
-            for step in inputs[direction].split([end - start for start, end in frames.steps]):
+            states = [inputs[:0, :hidden]]
+            for step in inputs.split([end - start for start, end in frames.steps]):
                 state = tuple(part[: len(step)] for part in state)
                 state = plain_step(
                     self.rnn_type,
@@ -443,8 +427,9 @@ class BatchNormRNN(nn.Module):
                 )
                 states.append(state[0])
             outputs.append(torch.cat(states))
+        output = outputs[0] if self.directions == 1 else outputs[0] + take_rows(outputs[1], frames.mirror)
         # A process without a frame still takes part in the backward pass with every parameter.
-        return torch.stack(outputs) + 0 * (self.weight_hh.sum() + self.norm.weight.sum() + self.norm.bias.sum())
+        return output + 0 * (self.weight_hh.sum() + self.norm.weight.sum() + self.norm.bias.sum())
 
     def _input_direction(self, direction: int) -> int:
         return min(direction, len(self.weight_ih) - 1)

@@ -49,11 +49,11 @@ def _clipped(x, clip):
 
 
 @triton.jit(do_not_specialize=["start", "end", "first", "past_rows", "total"])
-def _step(inputs, weight, gates, kept, candidates, states, start, end, first, past_rows, total, hidden, clip,
+def _step(inputs, weight, kept, states, start, end, first, past_rows, total, hidden, clip,
           UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_UNITS: tl.constexpr, BLOCK_SUM: tl.constexpr):  # fmt: skip
     """Rows `start` to `end` of `states` from those from `first` on, of which there are `past_rows`: none at the first step.
 
-    UNIT 1, 3, 4 is rnn, gru, lstm; `kept` is U_n·h' of a gru and the cells of an lstm.
+    UNIT 1, 3, 4 is rnn, gru, lstm; `kept` is U_n·h' of a gru and the cells of an lstm; their gates go where `inputs` were.
     """
     direction = tl.program_id(0).to(tl.int64)  # so that addresses beyond 2³¹ are right
     row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -87,11 +87,10 @@ def _step(inputs, weight, gates, kept, candidates, states, start, end, first, pa
             past = tl.load(states + before, mask=has_past, other=0.0)
             reset, update = tl.sigmoid(one + product_0), tl.sigmoid(two + product_1)
             candidate = _clipped(three + reset * product_2, clip)
-            double = (direction * total + start + row[:, None]) * (2 * hidden) + unit[None, :]
-            tl.store(gates + double, reset, mask=valid)
-            tl.store(gates + double + hidden, update, mask=valid)
+            tl.store(inputs + wide, reset, mask=valid)
+            tl.store(inputs + wide + hidden, update, mask=valid)
+            tl.store(inputs + wide + 2 * hidden, candidate, mask=valid)
             tl.store(kept + own, product_2, mask=valid)
-            tl.store(candidates + own, candidate, mask=valid)
             tl.store(states + own, candidate + update * (past - candidate), mask=valid)
         else:
             product_3 = tl.zeros((BLOCK_ROWS, BLOCK_UNITS), dtype=tl.float32)
@@ -103,38 +102,37 @@ def _step(inputs, weight, gates, kept, candidates, states, start, end, first, pa
             into, forget, out = tl.sigmoid(one + product_0), tl.sigmoid(two + product_1), tl.sigmoid(four + product_3)
             candidate = _clipped(three + product_2, clip)
             cell = forget * past + into * candidate
-            tl.store(gates + wide, into, mask=valid)
-            tl.store(gates + wide + hidden, forget, mask=valid)
-            tl.store(gates + wide + 2 * hidden, candidate, mask=valid)
-            tl.store(gates + wide + 3 * hidden, out, mask=valid)
+            tl.store(inputs + wide, into, mask=valid)
+            tl.store(inputs + wide + hidden, forget, mask=valid)
+            tl.store(inputs + wide + 2 * hidden, candidate, mask=valid)
+            tl.store(inputs + wide + 3 * hidden, out, mask=valid)
             tl.store(kept + own, cell, mask=valid)
             tl.store(states + own, out * _clipped(cell, clip), mask=valid)
 
 
-def run_steps(inputs: Tensor, weight: Tensor, frames: PackedFrames, clip: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def run_steps(inputs: Tensor, weight: Tensor, frames: PackedFrames, clip: float) -> tuple[Tensor, Tensor]:
     """All time steps of clipped ReLU units, in float32.
 
     Args:
-        inputs: BN(W·x), shape (directions, rows, gates · hidden); `weight`: U, (directions, gates · hidden, hidden).
+        inputs: BN(W·x), shape (directions, rows, gates · hidden), contiguous; GRU and LSTM write their gates over it.
+        weight: U, (directions, gates · hidden, hidden).
 
     Returns:
-        gates, kept, candidates, states: what the backward pass needs, as in `batch_norm_rnn.py`; a unit that has no use
-        for one of them gets it empty.
+        What the backward pass needs beside the gates, as in `batch_norm_rnn.py`: U_n·h' of the GRU or the cells of the
+        LSTM; and the states.
     """
     directions, total, width = inputs.shape
     hidden = weight.shape[2]
     unit = width // hidden
-    inputs, weight = inputs.contiguous(), weight.contiguous()
+    weight = weight.contiguous()
     states = inputs.new_empty(directions, total, hidden)
-    gates = inputs.new_empty(directions, total, {1: 0, 3: 2 * hidden, 4: width}[unit])
     kept = inputs.new_empty(directions, total, hidden if unit > 1 else 0)
-    candidates = inputs.new_empty(directions, total, hidden if unit == 3 else 0)
     first = past_rows = 0
     with torch.cuda.device(inputs.device) if inputs.is_cuda else nullcontext():
         for start, end in frames.steps:
             grid = (directions, triton.cdiv(end - start, BLOCK_ROWS), triton.cdiv(hidden, BLOCK_UNITS))
-            _step[grid](inputs, weight, gates, kept, candidates, states,
+            _step[grid](inputs, weight, kept, states,
                         start, end, first, past_rows, total, hidden, float(clip),
                         UNIT=unit, BLOCK_ROWS=BLOCK_ROWS, BLOCK_UNITS=BLOCK_UNITS, BLOCK_SUM=BLOCK_SUM)  # fmt: skip
             first, past_rows = start, end - start
-    return gates, kept, candidates, states
+    return kept, states

@@ -34,6 +34,27 @@ def make_norm(config: DeepSpeech2Config, num_features: int) -> SpeechBatchNorm |
     return None if config.batch_norm == "off" else SpeechBatchNorm(num_features, momentum=config.batch_norm_momentum)
 
 
+def convolve_phases(inputs: Tensor, conv: nn.Conv2d) -> Tensor:
+    """`conv`, its strides turned into channels: the same sums, with a backward pass twice as fast on a CPU.
+
+    With stride s, the s phases of the inputs and of the kernel (filled up with zeros to a multiple of s) become channels of
+    a convolution with stride 1; oneDNN's gradient of strided kernels is slow.
+    """
+    phases = []
+    for tensor, is_kernel in ((inputs, False), (conv.weight, True)):
+        padding = []
+        for axis in (3, 2):
+            size, stride = conv.kernel_size[axis - 2], conv.stride[axis - 2]
+            before = 0 if is_kernel else conv.padding[axis - 2]
+            outputs = 1 if is_kernel else (inputs.shape[axis] + 2 * before - size) // stride + 1
+            needed = (outputs - 1 + -(-size // stride)) * stride
+            padding += [before, needed - before - tensor.shape[axis]]
+        tensor = F.pad(tensor, padding).unflatten(3, (-1, conv.stride[1])).unflatten(2, (-1, conv.stride[0]))
+        tensor = tensor.permute(0, 2, 4, 3, 5, 1).flatten(3)  # the phases of a place together, then its channels
+        phases.append(tensor.permute(0, 3, 1, 2))
+    return F.conv2d(*phases, conv.bias)
+
+
 class DeepSpeech2ConvolutionLayer(nn.Module):
     """Convolution over (time, frequency), BatchNorm over the valid frames, clipped ReLU (sections 3.2 and 3.5)."""
 
@@ -59,7 +80,9 @@ class DeepSpeech2ConvolutionLayer(nn.Module):
 
     def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, PackedFrames]:
         """(batch, channels, time, frequency), zero in the padding -> the same kind of tensor, and its frames"""
-        outputs = self.conv(hidden_states).permute(0, 2, 3, 1)  # a frame's values together: frames become rows
+        in_phases = self.training and hidden_states.device.type == "cpu" and max(self.conv.stride) > 1
+        outputs = convolve_phases(hidden_states, self.conv) if in_phases else self.conv(hidden_states)
+        outputs = outputs.permute(0, 2, 3, 1)  # a frame's values together: frames become rows
         frames = PackedFrames(self.output_length(lengths), outputs.shape[1])
         rows = frames.pack(outputs)
         if self.norm is not None:

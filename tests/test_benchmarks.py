@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from benchmarks.measure import saved_bytes
-from benchmarks.rivals import FoldedPadded, PlainLoop, UsualPort
+from benchmarks.rivals import FoldedPadded, PlainLoop, UsualConvolution, UsualPort
+from modeling_deepspeech2 import DeepSpeech2Config
 from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
+from modeling_deepspeech2.modeling_deepspeech2 import DeepSpeech2ConvolutionLayer
 from modeling_deepspeech2.packed_frames import PackedFrames
 
 
@@ -28,6 +30,18 @@ def test_rivals_compute_the_same(rival):
     for one, two in zip(*results):
         assert torch.allclose(one, two, rtol=0, atol=1e-10)
     assert UsualPort(5, 4).double()(inputs, frames).shape == (3, 9, 4)
+
+
+def test_usual_convolution_is_ours_without_padding():
+    """The rival differs in nothing but the frames that it counts."""
+    torch.manual_seed(0)
+    config = DeepSpeech2Config()
+    ours, rival = DeepSpeech2ConvolutionLayer(config, 0, 1), UsualConvolution(config, 0, 1)
+    rival.load_state_dict(ours.state_dict(), strict=False)
+    spectrograms, lengths = torch.randn(2, 1, 12, 161), torch.tensor([12, 12])
+    (expected, frames), (found, same) = ours(spectrograms, lengths), rival(spectrograms, lengths)
+    assert torch.equal(frames.lengths, same.lengths)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("rnn_type", ["rnn", "gru", "lstm"])

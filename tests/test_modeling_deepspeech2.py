@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
-from modeling_deepspeech2.modeling_deepspeech2 import DeepSpeech2RowConvolution, ctc_loss
+from modeling_deepspeech2.modeling_deepspeech2 import DeepSpeech2RowConvolution, convolve_phases, ctc_loss
 
 
 SMALL = {
@@ -144,6 +144,26 @@ def test_momentum_of_the_running_averages():
     default(features, mask)
     for (name, buffer), other in zip(model.named_buffers(), default.buffers()):
         assert torch.allclose((buffer - before[name]) / 0.25, (other - before[name]) / 0.1, atol=1e-4), name
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    size=st.tuples(st.integers(1, 23), st.integers(1, 23)),
+    half_kernel=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    channels=st.integers(1, 3),
+)
+def test_convolution_in_phases_is_the_convolution(size, half_kernel, stride, channels):
+    """Training's fast form of a strided convolution: the same outputs and gradients, whatever sizes and strides."""
+    kernel = tuple(2 * half + 1 for half in half_kernel)
+    conv = torch.nn.Conv2d(channels, 2, kernel, stride, half_kernel).double()
+    inputs = torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True)
+    results = []
+    for outputs in (conv(inputs), convolve_phases(inputs, conv)):
+        results.append([outputs, *torch.autograd.grad(outputs.square().sum(), [inputs, *conv.parameters()])])
+    for expected, found in zip(*results):
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_row_convolution_is_the_papers_sum():
