@@ -35,7 +35,7 @@ def make_norm(config: DeepSpeech2Config, num_features: int) -> SpeechBatchNorm |
 
 
 def convolve_phases(inputs: Tensor, conv: nn.Conv2d) -> Tensor:
-    """`conv`, its strides turned into channels: the same sums, with a backward pass twice as fast on a CPU.
+    """`conv`, its strides turned into channels: the same sums, with a faster backward pass on a CPU.
 
     With stride s, the s phases of the inputs and of the kernel (filled up with zeros to a multiple of s) become channels of
     a convolution with stride 1; oneDNN's gradient of strided kernels is slow.

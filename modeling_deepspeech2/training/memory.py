@@ -1,7 +1,7 @@
 """What training asks of the C library: to keep the memory that tensors give back.
 
 glibc returns every block above 32 MB to the system as soon as it is freed, and at the next step the system hands it out
-again page by page. With the large tensors of speech that costs about a tenth of a training step on a CPU.
+again page by page. The large tensors of speech pay for that at every training step on a CPU.
 """
 
 import ctypes
