@@ -315,6 +315,8 @@ def train(model, processor, train_data: SpeechData, validation, training, accele
             validate(model, processor, validation, progress, training, accelerator)
         save_checkpoint(output, accelerator, progress, training.keep)
     bar.close()
+    if is_main and training.patience and progress.stale >= training.patience:
+        print(f"Stopped at step {progress.step}: no better for {progress.stale} validations (patience).")
     return progress
 
 
