@@ -125,9 +125,10 @@ class SpeechBatchNorm(nn.Module):
         if is_recomputed():
             return
         unbiased = variance * (count / (count - 1).clamp(min=1))
-        momentum = (self.momentum * (count > 0)).to(self.running_mean)  # no rows anywhere teach nothing
-        self.running_mean.lerp_(mean.to(self.running_mean), momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var), momentum)
+        # No rows anywhere teach nothing, and neither does a batch that overflowed.
+        learns = (count > 0) & mean.isfinite().all() & unbiased.isfinite().all()
+        for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.copy_(torch.where(learns, running.lerp(value.to(running), self.momentum), running))
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """The affine map y = scale · x + shift that the layer is at inference."""
