@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
             report(measure(model, processor, tests, accelerator, training.eval_batch_size), accelerator)
             return
         kept = data.validation_share if not data.validation else 0.0
-        train_data = speech(data, data.train, accelerator, kept, "kept", data.max_seconds)
+        train_data = speech(data, data.train, accelerator, kept, "kept")
         if data.validation:
             validation = speech(data, data.validation, accelerator)
         else:
@@ -149,10 +149,10 @@ def main(argv: list[str]) -> None:
     accelerator.end_training()
 
 
-def speech(data, splits: list[str], accelerator: Accelerator, held_out=0.0, part="all", max_seconds=0.0) -> SpeechData:
+def speech(data, splits: list[str], accelerator: Accelerator, held_out: float = 0.0, part: str = "all") -> SpeechData:
     """Opens splits; one process of each machine measures the durations, the others find them measured."""
     columns = (data.audio_column, data.text_column, data.duration_column)
-    found = SpeechData(data.dataset, splits, *columns, held_out, part, max_seconds, accelerator.is_local_main_process)
+    found = SpeechData(data.dataset, splits, *columns, held_out, part, accelerator.is_local_main_process)
     with accelerator.local_main_process_first():
         found.index  # noqa: B018
     return found
@@ -257,7 +257,7 @@ def train(model, processor, train_data: SpeechData, validation, training, accele
         training.spec_augment,
         training.seed,
     )
-    collate = Collator(processor, config, augmentation=augmentation)
+    collate = Collator(processor, config, max_seconds=training.max_seconds, augmentation=augmentation)
     empty = collate([])
 
     def is_over() -> bool:

@@ -179,6 +179,8 @@ def test_bad_utterances_are_left_out_named_and_counted(dataset, rows, tmp_path):
     shutil.copytree(dataset, folder)
     wave = io.BytesIO()
     soundfile.write(wave, np.zeros(16_000, np.float32), 16_000, format="WAV")
+    long_recording = io.BytesIO()
+    soundfile.write(long_recording, np.zeros(30 * 16_000, np.float32), 16_000, format="WAV")
     not_a_number = io.BytesIO()
     soundfile.write(not_a_number, np.full(16_000, np.nan, np.float32), 16_000, format="WAV", subtype="FLOAT")
     bad = [
@@ -191,15 +193,17 @@ def test_bad_utterances_are_left_out_named_and_counted(dataset, rows, tmp_path):
         ("foreign-transcript", rows[0][1], "раз два"),
         ("too-long", rows[0][1], "far too many characters for one short clip " * 10),
         ("truncated", rows[1][1][: len(rows[1][1]) // 2], "five"),
+        ("long-audio", long_recording.getvalue(), "six"),
         ("silence", wave.getvalue(), "six"),
         ("one-strange-character", rows[2][1], rows[2][2] + " ∂"),
     ]
     write_shard(folder / "train-00002-of-00002.parquet", bad)
     output = tmp_path / "model"
-    printed = run(*tiny(folder, output, validation_share=0.0, validation=["test"]))
+    printed = run(*tiny(folder, output, validation_share=0.0, validation=["test"], max_seconds=20))
     skipped = json.loads((output / "skipped.json").read_text())
-    expected = {name for name, _, _ in bad[:8]}
+    expected = {name for name, _, _ in bad[:8]} | {"long-audio"}
     assert set(skipped) - {"truncated"} == expected
+    assert "30.0 s, longer than max_seconds, 20" in skipped["long-audio"]
     for name in expected:
         assert f"left out: {name}" in printed
     assert "'∂' (1)" in (output / "README.md").read_text()

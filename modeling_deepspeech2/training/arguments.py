@@ -97,7 +97,6 @@ class DataArguments:
         default="duration",
         metadata={"help": "The column with the seconds of each utterance; without it they are measured, once."},
     )
-    max_seconds: float = field(default=0.0, metadata={"help": "Leave longer utterances out of training; 0 for none."})
     tokenizer: str | None = field(
         default=None,
         metadata={
@@ -130,6 +129,7 @@ class TrainingArguments:
         default=None,
         metadata={"help": "A saved model, folder or Hub name, to go on from (fine-tuning) or to measure."},
     )
+    max_seconds: float = field(default=0.0, metadata={"help": "Leave longer utterances out of training; 0 for none."})
     sorta_grad: bool = field(
         default=True, metadata={"help": "The first epoch goes from the shortest utterance to the longest (SortaGrad)."}
     )

@@ -26,13 +26,14 @@ class Collator:
     """Utterances -> one batch: `input_features`, `attention_mask`, `labels`, and a report of what was left out.
 
     Left out are utterances whose audio cannot be read, whose transcript is empty and, in training, those with a transcript
-    longer than CTC can fit into the output frames (its cost would be infinite). Characters outside the alphabet are
-    dropped, and counted.
+    longer than CTC can fit into the output frames (its cost would be infinite), and those longer than `max_seconds`, where
+    it is given. Characters outside the alphabet are dropped, and counted.
     """
 
     processor: DeepSpeech2Processor
     config: DeepSpeech2Config
     training: bool = True
+    max_seconds: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __call__(self, batch: list[Utterance]) -> dict:
@@ -45,6 +46,9 @@ class Collator:
             try:
                 generator = self.augmentation.generator(utterance.name)
                 waveform = read_waveform(utterance, extractor.sampling_rate)
+                length = len(waveform) / extractor.sampling_rate
+                if self.max_seconds and length > self.max_seconds:
+                    raise DataError(f"It lasts {length:.1f} s, longer than max_seconds, {self.max_seconds:g}.")
                 waveform = self.augmentation.change(waveform, extractor.sampling_rate, generator)
                 labels = self._labels(utterance.text, extractor.num_frames(len(waveform)))
             except (AudioError, DataError, OSError) as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import soundfile
 from tqdm.auto import tqdm
@@ -82,7 +83,10 @@ def measure_durations(rows_of_shards: Iterable[Iterable[tuple]], bar: tqdm) -> D
 def duration_of(audio: dict) -> float:
     """Seconds, by the header of the file alone; 0 where it cannot be read."""
     try:
-        return soundfile.info(io.BytesIO(audio["bytes"]) if audio.get("bytes") is not None else audio["path"]).duration
+        if audio.get("bytes") is not None:
+            return soundfile.info(io.BytesIO(audio["bytes"])).duration
+        with fsspec.open(audio["path"]) as file:  # on this machine or on the Hub
+            return soundfile.info(file).duration
     except (soundfile.LibsndfileError, OSError, TypeError, KeyError):
         return 0.0  # the collator will name it
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow
 from datasets import IterableDataset, get_dataset_config_names, load_dataset_builder
@@ -39,7 +40,11 @@ class DataError(ValueError):
 
 @dataclass
 class Source:
-    """One split as a stream of tables; its audio stays undecoded, as bytes or as paths from `folder` on."""
+    """One split as a stream of tables; its audio stays undecoded, as bytes or as paths from `folder` on.
+
+    Raises:
+        DataError: on reading, where datasets lacks what it needs for files of this kind.
+    """
 
     rows: IterableDataset
     columns: list[str]
@@ -56,7 +61,13 @@ class Source:
         """The rows of a shard, some at a time; columns that it lacks are left out."""
         kept = [name for name in columns if name in self.columns]
         rows = self.rows.shard(self.num_shards, shard).select_columns(kept)
-        return rows.with_format("arrow").iter(batch_size=TABLE_ROWS)
+        try:
+            yield from rows.with_format("arrow").iter(batch_size=TABLE_ROWS)
+        except ImportError as error:
+            raise DataError(
+                f"This data set is a folder or an archive of audio files, and datasets cannot read it: {error} Or make it "
+                f"parquet."
+            ) from error
 
     def audio(self, row: dict) -> dict:
         """{"bytes": …, "path": …}, one of them None"""
@@ -107,7 +118,7 @@ def _open(
         known = _configurations(path)
         hint = f" Its configurations are {', '.join(known)}." if len(known) > 1 else ""
         raise DataError(f"Cannot open split {asked!r} of the data set {called}: {error}.{hint}") from error
-    columns = rows.column_names or next(rows.with_format("arrow").iter(batch_size=1)).column_names
+    columns = rows.column_names or next((table.column_names for table in rows.with_format("arrow").iter(batch_size=1)), [])
     for column in (audio_column, text_column):
         if column not in columns:
             raise DataError(f"The data set {called} has no column {column!r}; its columns are {', '.join(columns)}.")
@@ -137,7 +148,6 @@ class SpeechData:
         duration_column: seconds of each utterance, where there is such a column; else they are measured, once.
         held_out: share of the utterances, drawn by a hash of their names, that `part` tells apart.
         part: "all" utterances, those "kept" for training, or those "held_out".
-        max_seconds: longer utterances are left out; 0 for none.
         show_progress: whether to draw a bar while durations are measured.
     """
 
@@ -148,7 +158,6 @@ class SpeechData:
     duration_column: str = "duration"
     held_out: float = 0.0
     part: str = "all"
-    max_seconds: float = 0.0
     show_progress: bool = True
 
     def __post_init__(self):
@@ -177,8 +186,6 @@ class SpeechData:
         if self.part != "all":
             is_held_out = index.draws % 10_000 < self.held_out * 10_000
             index = index.select(is_held_out == (self.part == "held_out"))
-        if self.max_seconds:
-            index = index.select(index.seconds <= self.max_seconds)
         return index
 
     def _measure(self, source: Source) -> DurationIndex:
@@ -244,9 +251,17 @@ class SpeechData:
 
 
 def read_waveform(utterance: Utterance, sampling_rate: int) -> np.ndarray:
+    """The samples of an utterance, shape (samples,).
+
+    Raises:
+        AudioError: it cannot be read, or there is nothing to read.
+    """
     source = utterance.audio.get("bytes")
     if source is None:
         source = utterance.audio.get("path")
     if source is None:
         raise AudioError(f"{utterance.name} has neither bytes nor a path.")
+    if isinstance(source, str) and "://" in source:
+        with fsspec.open(source) as file:
+            source = file.read()
     return read_audio(source, sampling_rate, name=utterance.name)
