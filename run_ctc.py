@@ -39,6 +39,7 @@ from modeling_deepspeech2.training.data import Batches, Collator, make_loader
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
 from modeling_deepspeech2.training.memory import keep_freed_memory
 from modeling_deepspeech2.training.model_card import CURVE, draw_curve, write_model_card
+from modeling_deepspeech2.training.model_parallel import PAIR, split_model
 from modeling_deepspeech2.training.publishing import push_repository, save_repository
 from modeling_deepspeech2.training.sorta_grad import Batching
 from modeling_deepspeech2.training.sources import DataError, SpeechData
@@ -105,6 +106,8 @@ def main(argv: list[str]) -> None:
         if len(train_data.index) == 0:
             raise DataError(f"The splits {data.train} of {data.dataset} hold no utterance to train on.")
         model, processor, start = build(model_arguments, data, source, train_data, accelerator)
+        if training.model_parallel:
+            split_model(model, accelerator.process_index, accelerator.num_processes)
     except (DataError, OSError, ValueError) as error:
         raise SystemExit(f"run_ctc.py: {error}") from error
 
@@ -208,7 +211,10 @@ def train(model, processor, train_data: SpeechData, validation, training, accele
     output = Path(training.output_dir)
     is_main = accelerator.is_main_process
     checkpoint = last_checkpoint(output) if training.resume else None
-    progress = Progress(parts=accelerator.num_processes * training.gradient_accumulation_steps)
+    # Processes that share a model out read the same batches.
+    copies = PAIR if training.model_parallel else 1
+    readers, reader = accelerator.num_processes // copies, accelerator.process_index // copies
+    progress = Progress(parts=readers * training.gradient_accumulation_steps)
     if checkpoint is not None:
         # A step stays what it was, also where the run goes on with another number of processes.
         progress.parts = json.loads((checkpoint / "progress.json").read_text())["parts"]
@@ -267,14 +273,14 @@ def train(model, processor, train_data: SpeechData, validation, training, accele
 
     while not is_over():
         plan = batching.plan(train_data.index, progress.epoch)
-        batches = Batches(train_data, plan, progress.epoch_step, accelerator.process_index, accelerator.num_processes)
+        batches = Batches(train_data, plan, progress.epoch_step, reader, readers)
         augmentation.epoch = progress.epoch
         loader = iter(make_loader(batches, collate, training.num_workers))
         while progress.epoch_step < plan.steps and not is_over():
             started = time.perf_counter()
             micro_batches = [next(loader) for _ in batches.parts]
             # Every process takes part in every backward pass, if need be with nothing.
-            micro_batches += [empty] * (math.ceil(plan.parts / accelerator.num_processes) - len(micro_batches))
+            micro_batches += [empty] * (math.ceil(plan.parts / readers) - len(micro_batches))
             waited = time.perf_counter() - started
             progress.epoch_step += 1
             note_omissions(progress, micro_batches, is_main)
@@ -297,7 +303,7 @@ def train(model, processor, train_data: SpeechData, validation, training, accele
                 loss=loss,
                 seconds=elapsed,
                 waited=waited,
-                audio=sum(batch["seconds"] for batch in micro_batches) * accelerator.num_processes,
+                audio=sum(batch["seconds"] for batch in micro_batches) * readers,
                 frames=sum(batch["attention_mask"].numel() for batch in micro_batches),
                 valid_frames=sum(int(batch["attention_mask"].sum()) for batch in micro_batches),
             )

@@ -334,6 +334,31 @@ def test_two_processes_train_together(dataset, tmp_path):
     assert "test: WER" in done.stdout and "on 4 utterances" in done.stdout
 
 
+@pytest.mark.parametrize("rnn_type, share", [("gru", "true"), ("lstm", "false")])
+def test_two_processes_that_share_the_model_out_train_like_one(dataset, tmp_path, rnn_type, share):
+    """Each direction and half of the output layer on a process of its own: the same losses over 20 steps."""
+    changes = {"num_epochs": 5, "max_steps": 20, "num_hidden_layers": 2, "learning_rate": 1e-3}
+    changes |= {"rnn_type": rnn_type, "share_input_weights": share}
+    run(*tiny(dataset, tmp_path / "one", **changes))
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "run_ctc.py"]
+    done = subprocess.run(
+        [*command, *tiny(dataset, tmp_path / "two", model_parallel="true", **changes)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    losses = [
+        [row["loss"] for row in json.loads((tmp_path / name / "history.json").read_text()) if "loss" in row]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 3
+    assert np.allclose(losses[0], losses[1], rtol=1e-5)
+
+
 def test_from_the_hub_to_the_hub(dataset, tmp_path):
     """Streams a data set from a Hub, and publishes the finished model there; the recipe's paths are names."""
     upload = f"""

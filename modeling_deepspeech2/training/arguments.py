@@ -147,6 +147,10 @@ class TrainingArguments:
         default=0.0,
         metadata={"help": "Instead of batch_size, seconds in a batch: as many utterances as fit, padded to the longest."},
     )
+    model_parallel: bool = field(
+        default=False,
+        metadata={"help": "Processes in pairs that share out each layer's two directions and the output symbols."},
+    )
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches whose gradients make one step."})
     speed_perturbation: float = field(
         default=0.0, metadata={"help": "Play each training utterance up to this share faster or slower, such as 0.1."}
