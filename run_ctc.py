@@ -46,6 +46,8 @@ from modeling_deepspeech2.training.sources import DataError, SpeechData
 
 
 LOG_STEPS = 10
+# What torch's back ends say when they wait for a process that has died.
+CONNECTION_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "timed out", "Timed out")
 BAD_STEPS = 3  # so many without a finite gradient, one after the other, end the run
 
 
@@ -116,7 +118,15 @@ def main(argv: list[str]) -> None:
         model.save_pretrained(output / "checkpoints" / "start")
         processor.save_pretrained(output / "checkpoints" / "start")
     accelerator.wait_for_everyone()
-    progress = train(model, processor, train_data, validation, training, accelerator)
+    try:
+        progress = train(model, processor, train_data, validation, training, accelerator)
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not any(words in str(error) for words in CONNECTION_LOST):
+            raise
+        raise SystemExit(
+            f"run_ctc.py: Another process of this run is gone ({str(error).splitlines()[0]}); its own log says why. The run "
+            f"goes on from its last checkpoint with --resume, also on another number of processes."
+        ) from error
 
     model = DeepSpeech2ForCTC.from_pretrained(output / "checkpoints" / "best").to(accelerator.device)
     results = measure(model, processor, tests, accelerator, training.eval_batch_size)
