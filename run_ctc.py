@@ -431,7 +431,13 @@ def validate(model, processor, validation, progress, training, accelerator: Acce
     if accelerator.is_main_process:
         tqdm.write(f"epoch {progress.epoch}, step {progress.step}: validation {result}")
         if result.cer < progress.best_cer:
-            unwrapped.save_pretrained(Path(training.output_dir) / "checkpoints" / "best")
+            best = Path(training.output_dir) / "checkpoints" / "best"
+            new, old = best.with_name("best.new"), best.with_name("best.old")
+            unwrapped.save_pretrained(new)
+            if best.exists():
+                best.rename(old)
+            new.rename(best)
+            shutil.rmtree(old, ignore_errors=True)
         if progress.epoch == training.num_epochs:
             tqdm.write(result.examples())
         if progress.step > training.warmup_steps and not any(result.predictions):

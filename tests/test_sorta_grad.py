@@ -77,8 +77,9 @@ def test_batches_by_seconds_keep_to_their_seconds(utterances, parts, seconds, ep
     index = make_index(utterances)
     plan = Batching(1, seconds, parts, sorta_grad=True).plan(index, epoch)
     for step in range(plan.steps):
-        everybody = np.concatenate([plan.batch(step, part) for part in range(parts)])
-        assert len(everybody) == 1 or len(everybody) * index.seconds[everybody].max() <= seconds * parts * (1 + 1e-6)
+        for part in range(parts):
+            lengths = index.seconds[plan.batch(step, part)]
+            assert len(lengths) <= 1 or len(lengths) * lengths.max() <= seconds * (1 + 1e-6)
 
 
 def test_later_epochs_differ_with_seed_and_epoch_and_have_little_padding():
@@ -87,7 +88,7 @@ def test_later_epochs_differ_with_seed_and_epoch_and_have_little_padding():
         (seed, epoch): Batching(16, seed=seed).plan(index, epoch).order.tolist() for seed in (0, 1) for epoch in (1, 2)
     }
     assert len(set(map(tuple, orders.values()))) == 4
-    plan = Batching(16).plan(index, 1)
+    plan = Batching(16, batch_seconds=130).plan(index, 1)
     batches = [index.seconds[plan.batch(step, 0)] for step in range(plan.steps)]
     padded = sum(len(batch) * batch.max() for batch in batches)
     assert 1 - index.seconds.sum() / padded < 0.06

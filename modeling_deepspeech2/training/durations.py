@@ -5,6 +5,7 @@ data set has one, else from the headers of the audio, once: the table is kept in
 """
 
 import io
+import tempfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -105,6 +106,6 @@ def load_durations(file: Path) -> DurationIndex | None:
 def save_durations(index: DurationIndex, file: Path) -> None:
     """Writes the table whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_suffix(".new.npz")
-    np.savez(new, **{field.name: getattr(index, field.name) for field in fields(index)})
-    new.replace(file)
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as new:
+        np.savez(new, **{field.name: getattr(index, field.name) for field in fields(index)})
+    Path(new.name).replace(file)

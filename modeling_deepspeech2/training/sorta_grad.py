@@ -5,6 +5,7 @@ which steps are read in one go. The plan depends on the seed and the epoch alone
 is resumed, makes the same one.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -70,8 +71,11 @@ class Batching:
     memory: int = 256 * 2**20
 
     def plan(self, index: DurationIndex, epoch: int) -> EpochPlan:
-        """The first epoch sorted, with `sorta_grad`; others read shards in random order, as many as `memory` holds, sort
-        what they hold into batches of similar length, and shuffle the batches."""
+        """The first epoch sorted, with `sorta_grad`; others read shards in random order, as many as `memory` holds, and draw
+        from what they hold: batches of `batch_size` wholly at random, those of `batch_seconds` of similar length.
+
+        Batches of one length are cheaper, but learn less a step: where length tells what is said, a small batch is all alike.
+        """
         generator = np.random.default_rng([self.seed, epoch])
         numbers = _repeated(index.weights, generator)
         if self.sorta_grad and epoch == 0:
@@ -90,8 +94,11 @@ class Batching:
         order, step_ends, window_ends = [numbers[:0]], [], []
         done = 0
         for window in np.split(numbers, np.flatnonzero(np.diff(window_of)) + 1) if len(numbers) else []:
-            lengths = index.seconds[window] * generator.uniform(1 - JITTER, 1 + JITTER, len(window))
-            window = window[np.argsort(lengths, kind="stable")]
+            if self.batch_seconds:
+                lengths = index.seconds[window] * generator.uniform(1 - JITTER, 1 + JITTER, len(window))
+                window = window[np.argsort(lengths, kind="stable")]
+            else:
+                window = generator.permutation(window)
             steps = np.split(window, self._cut(index.seconds[window])[:-1])
             for step in generator.permutation(len(steps)):
                 order.append(steps[step])
@@ -109,10 +116,9 @@ class Batching:
             size = self.batch_size * self.parts
             return np.minimum(np.arange(size, total + size, size), total)
         ends, count, longest = [], 0, 0.0
-        budget = self.batch_seconds * self.parts
         for number, length in enumerate(seconds.tolist()):
             longest = max(longest, length)
-            if count and (count + 1) * longest > budget:
+            if count and math.ceil((count + 1) / self.parts) * longest > self.batch_seconds:
                 ends.append(number)
                 count, longest = 0, length
             count += 1

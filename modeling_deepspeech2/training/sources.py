@@ -180,7 +180,7 @@ class SpeechData:
             if part is None:
                 part = self._measure(source)
                 save_durations(part, file)
-            part.weights[:] = weight
+            part.weights[:] = weight if self.part != "held_out" else 1  # everything held out is measured, once
             parts.append(part)
         index = DurationIndex.join(parts, [source.num_shards for source in self.sources])
         if self.part != "all":
