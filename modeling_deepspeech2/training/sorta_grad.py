@@ -74,7 +74,7 @@ class Batching:
         """The first epoch sorted, with `sorta_grad`; others read shards in random order, as many as `memory` holds, and draw
         from what they hold: batches of `batch_size` wholly at random, those of `batch_seconds` of similar length.
 
-        Batches of one length are cheaper, but learn less a step: where length tells what is said, a small batch is all alike.
+        Batches of one length are cheaper but teach less: where length tells what is said, a small batch is all alike.
         """
         generator = np.random.default_rng([self.seed, epoch])
         numbers = _repeated(index.weights, generator)
