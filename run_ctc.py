@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, get_scheduler
 
@@ -34,25 +34,35 @@ from modeling_deepspeech2 import (
 )
 from modeling_deepspeech2.training.arguments import command_line, model_settings, parse_arguments
 from modeling_deepspeech2.training.augmentation import Augmentation
-from modeling_deepspeech2.training.data import Batches, Collator, DataError, SpeechData, make_loader, survey, waveforms
+from modeling_deepspeech2.training.checkpoints import last_checkpoint, save_checkpoint
+from modeling_deepspeech2.training.data import Batches, Collator, make_loader
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
 from modeling_deepspeech2.training.memory import keep_freed_memory
 from modeling_deepspeech2.training.model_card import CURVE, draw_curve, write_model_card
+from modeling_deepspeech2.training.model_parallel import PAIR, split_model
 from modeling_deepspeech2.training.publishing import push_repository, save_repository
+from modeling_deepspeech2.training.sorta_grad import Batching
+from modeling_deepspeech2.training.sources import DataError, SpeechData
 
 
 LOG_STEPS = 10
+# What torch's back ends say when they wait for a process that has died.
+CONNECTION_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "timed out", "Timed out")
+BAD_STEPS = 3  # so many without a finite gradient, one after the other, end the run
 
 
 @dataclass
 class Progress:
     """Where the training stands; saved and restored with every checkpoint."""
 
+    parts: int = 1  # batches that make a step, on all processes together
     epoch: int = 0
-    batches: int = 0  # of the epoch, on each process
+    epoch_step: int = 0  # of the epoch's plan
     step: int = 0
     train_seconds: float = 0.0
     best_cer: float = math.inf
+    stale: int = 0  # validations since the best one
+    bad_steps: int = 0  # steps without a finite gradient since the last good one
     history: list[dict] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # utterance -> reason
     unknown: Counter = field(default_factory=Counter)  # character -> how often dropped in the first epoch
@@ -83,16 +93,23 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"There is no checkpoint to resume from in {output / 'checkpoints'}.")
 
     try:
-        tests = {split: speech(data, [split]) for split in data.test}
+        tests = {split: speech(data, [split], accelerator) for split in data.test}
         if training.eval_only:
             model, processor = load(training.model)
             model.to(accelerator.device)
             report(measure(model, processor, tests, accelerator, training.eval_batch_size), accelerator)
             return
         kept = data.validation_share if not data.validation else 0.0
-        train_data = speech(data, data.train, kept, "kept")
-        validation = speech(data, data.validation) if data.validation else speech(data, data.train, kept, "held_out")
+        train_data = speech(data, data.train, accelerator, kept, "kept")
+        if data.validation:
+            validation = speech(data, data.validation, accelerator)
+        else:
+            validation = speech(data, data.train, accelerator, kept, "held_out")
+        if len(train_data.index) == 0:
+            raise DataError(f"The splits {data.train} of {data.dataset} hold no utterance to train on.")
         model, processor, start = build(model_arguments, data, source, train_data, accelerator)
+        if training.model_parallel:
+            split_model(model, accelerator.process_index, accelerator.num_processes)
     except (DataError, OSError, ValueError) as error:
         raise SystemExit(f"run_ctc.py: {error}") from error
 
@@ -101,7 +118,15 @@ def main(argv: list[str]) -> None:
         model.save_pretrained(output / "checkpoints" / "start")
         processor.save_pretrained(output / "checkpoints" / "start")
     accelerator.wait_for_everyone()
-    progress, found = train(model, processor, train_data, validation, training, accelerator)
+    try:
+        progress = train(model, processor, train_data, validation, training, accelerator)
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not any(words in str(error) for words in CONNECTION_LOST):
+            raise
+        raise SystemExit(
+            f"run_ctc.py: Another process of this run is gone ({str(error).splitlines()[0]}); its own log says why. The run "
+            f"goes on from its last checkpoint with --resume, also on another number of processes."
+        ) from error
 
     model = DeepSpeech2ForCTC.from_pretrained(output / "checkpoints" / "best").to(accelerator.device)
     results = measure(model, processor, tests, accelerator, training.eval_batch_size)
@@ -119,8 +144,8 @@ def main(argv: list[str]) -> None:
             results,
             facts={
                 "command": command_line(),
-                "hours": found.hours,
-                "utterances": found.utterances,
+                "hours": train_data.index.hours,
+                "utterances": len(train_data.index),
                 "parameters": model.num_parameters(),
                 "minutes": progress.train_seconds / 60,
                 "device": f"{accelerator.num_processes} × {accelerator.device.type}",
@@ -137,8 +162,13 @@ def main(argv: list[str]) -> None:
     accelerator.end_training()
 
 
-def speech(data, splits: list[str], held_out: float = 0.0, part: str = "all") -> SpeechData:
-    return SpeechData(data.dataset, splits, data.audio_column, data.text_column, held_out, part)
+def speech(data, splits: list[str], accelerator: Accelerator, held_out: float = 0.0, part: str = "all") -> SpeechData:
+    """Opens splits; one process of each machine measures the durations, the others find them measured."""
+    columns = (data.audio_column, data.text_column, data.duration_column)
+    found = SpeechData(data.dataset, splits, *columns, held_out, part, accelerator.is_local_main_process)
+    with accelerator.local_main_process_first():
+        found.index  # noqa: B018
+    return found
 
 
 def load(path: str | Path) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Processor]:
@@ -156,11 +186,24 @@ def build(
                 f"The model {source} has {model.config.vocab_size} output symbols, but its tokenizer has "
                 f"{len(processor.tokenizer)}: they do not belong together."
             )
-        return model, processor, f"the model `{source}`"
-    tokenizer = AutoTokenizer.from_pretrained(data.tokenizer)
+        start = f"the model `{source}`"
+        if data.tokenizer is None:
+            return model, processor, start
+        tokenizer = AutoTokenizer.from_pretrained(data.tokenizer)
+        if tokenizer.get_vocab() != processor.tokenizer.get_vocab():
+            accelerator.print(
+                f"The alphabet of {data.tokenizer} is not that of {source}: a new output layer of {len(tokenizer)} symbols "
+                f"takes the place of the old one."
+            )
+            changes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+            model = DeepSpeech2ForCTC.from_pretrained(source, **changes, ignore_mismatched_sizes=True)
+            model.ctc_head.reset_parameters()  # as many symbols as before, perhaps, but others
+            start += " with a new output layer"
+        return model, DeepSpeech2Processor(processor.feature_extractor, tokenizer), start
+    tokenizer = AutoTokenizer.from_pretrained(data.tokenizer or "tokenizer/english")
     extractor = DeepSpeech2FeatureExtractor(normalization=data.normalization)
     if data.normalization == "training_set":
-        stream = waveforms(train_data, extractor.sampling_rate, data.statistics_utterances)
+        stream = train_data.waveforms(extractor.sampling_rate, data.statistics_utterances)
         hidden = not accelerator.is_main_process
         extractor.fit(tqdm(stream, "feature statistics", unit=" utterances", leave=False, disable=hidden))
     config = DeepSpeech2Config(
@@ -174,72 +217,92 @@ def build(
     return DeepSpeech2ForCTC(config), DeepSpeech2Processor(extractor, tokenizer), "scratch"
 
 
-def train(model, processor, train_data, validation, training, accelerator: Accelerator):
+def train(model, processor, train_data: SpeechData, validation, training, accelerator: Accelerator) -> Progress:
     output = Path(training.output_dir)
     is_main = accelerator.is_main_process
-    found = survey(train_data, "counting the training data", disable=not is_main)
-    if found.utterances == 0:
-        raise SystemExit(f"run_ctc.py: the splits {train_data.splits} of {train_data.path} hold no utterance to train on.")
-    group = training.gradient_accumulation_steps
-    steps_per_epoch = math.ceil(found.utterances / (training.batch_size * group * accelerator.num_processes))
+    checkpoint = last_checkpoint(output) if training.resume else None
+    # Processes that share a model out read the same batches.
+    copies = PAIR if training.model_parallel else 1
+    readers, reader = accelerator.num_processes // copies, accelerator.process_index // copies
+    progress = Progress(parts=readers * training.gradient_accumulation_steps)
+    if checkpoint is not None:
+        # A step stays what it was, also where the run goes on with another number of processes.
+        progress.parts = json.loads((checkpoint / "progress.json").read_text())["parts"]
+    batching = Batching(
+        training.batch_size,
+        training.batch_seconds,
+        progress.parts,
+        training.sorta_grad,
+        training.seed,
+        training.shuffle_memory * 2**20,
+    )
+    steps_of_epochs = [batching.plan(train_data.index, epoch).steps for epoch in (0, 1)]
     last_step = training.max_steps or math.inf
-    total_steps = min(steps_per_epoch * training.num_epochs, last_step)
+    total_steps = min(steps_of_epochs[0] + steps_of_epochs[1] * (training.num_epochs - 1), last_step)
     if is_main:
         print(
-            f"{found.utterances:,} utterances, {found.hours:.2f} h; {model.num_parameters():,} parameters; "
-            f"{training.num_epochs} epochs of {steps_per_epoch} steps on {accelerator.num_processes} × {accelerator.device}"
+            f"{len(train_data.index):,} utterances, {train_data.index.hours:.2f} h; {model.num_parameters():,} parameters; "
+            f"{training.num_epochs} epochs of {steps_of_epochs[1]} steps on "
+            f"{accelerator.num_processes} × {accelerator.device}"
         )
+        reads = len(batching.plan(train_data.index, 0).window_ends)
+        if reads > 1 and training.sorta_grad:
+            print(
+                f"The first epoch, from short to long, reads the data {reads} times, because {training.shuffle_memory} MB "
+                f"of it are held at a time (shuffle_memory)."
+            )
 
     optimizer = make_optimizer(model, training)
-    scheduler = make_scheduler(optimizer, training, steps_per_epoch, total_steps)
+    scheduler = make_scheduler(optimizer, training, steps_of_epochs[1], total_steps)
     config = model.config
     model, optimizer = accelerator.prepare(model, optimizer)
-    progress = Progress()
     accelerator.register_for_checkpointing(progress, scheduler)
     accelerator.init_trackers("run_ctc")
-    if training.resume:
-        accelerator.load_state(last_checkpoint(output))
+    if checkpoint is not None:
+        accelerator.load_state(checkpoint)
     model.train()
 
     bar = tqdm(total=total_steps, initial=progress.step, desc="training", unit=" steps", disable=not is_main)
     window = Counter()
-    augmentation = Augmentation(training.speed_perturbation, training.spec_augment, training.seed)
-    collate = Collator(processor, config, augmentation=augmentation)
+    augmentation = Augmentation(
+        training.speed_perturbation,
+        training.gain,
+        training.noise_share,
+        training.noise,
+        training.codec_share,
+        training.spec_augment,
+        training.seed,
+    )
+    collate = Collator(processor, config, max_seconds=training.max_seconds, augmentation=augmentation)
     empty = collate([])
-    while progress.epoch < training.num_epochs and progress.step < last_step:
-        batches = Batches(
-            train_data,
-            training.batch_size,
-            seed=training.seed,
-            epoch=progress.epoch,
-            first_batch=progress.batches,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            shuffle_buffer=training.shuffle_buffer,
-        )
+
+    def is_over() -> bool:
+        if training.patience and progress.stale >= training.patience:
+            return True
+        return progress.epoch >= training.num_epochs or progress.step >= last_step
+
+    while not is_over():
+        plan = batching.plan(train_data.index, progress.epoch)
+        batches = Batches(train_data, plan, progress.epoch_step, reader, readers)
         augmentation.epoch = progress.epoch
         loader = iter(make_loader(batches, collate, training.num_workers))
-        while progress.step < last_step:
+        while progress.epoch_step < plan.steps and not is_over():
             started = time.perf_counter()
-            # A process that has run out goes on with empty batches until all have.
-            micro_batches = [next(loader, None) for _ in range(group)]
-            read = sum(batch is not None for batch in micro_batches)
-            micro_batches = [batch or empty for batch in micro_batches]
-            counts = torch.tensor([read, sum(len(batch["names"]) for batch in micro_batches)], device=accelerator.device)
-            all_read, all_utterances = accelerator.reduce(counts).tolist()
-            if all_read == 0:
-                break
-            progress.batches += read
+            micro_batches = [next(loader) for _ in batches.parts]
+            # Every process takes part in every backward pass, if need be with nothing.
+            micro_batches += [empty] * (math.ceil(plan.parts / readers) - len(micro_batches))
+            waited = time.perf_counter() - started
+            progress.epoch_step += 1
             note_omissions(progress, micro_batches, is_main)
-            if all_utterances == 0:
+            count = torch.tensor(sum(len(batch["names"]) for batch in micro_batches), device=accelerator.device)
+            utterances = int(accelerator.reduce(count))
+            if utterances == 0:
                 continue
-            loss = gradient(model, micro_batches, all_utterances, config, accelerator)
-            norm = accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
-            if not math.isfinite(norm):
-                names = ", ".join(name for batch in micro_batches for name in batch["names"])
-                tqdm.write(f"step {progress.step}: gradient norm {norm}, step left out; utterances: {names}")
+            loss = gradient(model, micro_batches, utterances, config, accelerator)
+            norm = float(accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm))
             if math.isfinite(norm) or accelerator.scaler is not None:  # the scaler leaves the step out by itself
                 optimizer.step()
+            watch(progress, norm, micro_batches, accelerator)
             optimizer.zero_grad()
             scheduler.step()
             progress.step += 1
@@ -249,24 +312,44 @@ def train(model, processor, train_data, validation, training, accelerator: Accel
                 steps=1,
                 loss=loss,
                 seconds=elapsed,
-                audio=sum(batch["seconds"] for batch in micro_batches) * accelerator.num_processes,
+                waited=waited,
+                audio=sum(batch["seconds"] for batch in micro_batches) * readers,
+                frames=sum(batch["attention_mask"].numel() for batch in micro_batches),
+                valid_frames=sum(int(batch["attention_mask"].sum()) for batch in micro_batches),
             )
             bar.update()
             if progress.step % LOG_STEPS == 0 or progress.step == 1:
                 log(progress, window, scheduler, norm, bar, accelerator)
+            if training.eval_steps and progress.step % training.eval_steps == 0:
+                validate(model, processor, validation, progress, training, accelerator)
             if progress.step % training.save_steps == 0:
-                save_checkpoint(output, accelerator)
-        else:
-            break  # in the middle of an epoch
-        progress.epoch, progress.batches = progress.epoch + 1, 0
-        if progress.epoch % training.eval_epochs == 0 or progress.epoch == training.num_epochs:
+                save_checkpoint(output, accelerator, progress, training.keep)
+        is_finished = progress.epoch_step == plan.steps
+        if is_finished:
+            progress.epoch, progress.epoch_step = progress.epoch + 1, 0
+        if is_over() or (is_finished and not training.eval_steps and progress.epoch % training.eval_epochs == 0):
             validate(model, processor, validation, progress, training, accelerator)
-        save_checkpoint(output, accelerator)
-    if progress.batches:
-        validate(model, processor, validation, progress, training, accelerator)
-        save_checkpoint(output, accelerator)
+        save_checkpoint(output, accelerator, progress, training.keep)
     bar.close()
-    return progress, found
+    if is_main and training.patience and progress.stale >= training.patience:
+        print(f"Stopped at step {progress.step}: no better for {progress.stale} validations (patience).")
+    return progress
+
+
+def watch(progress: Progress, norm: float, micro_batches: list[dict], accelerator: Accelerator) -> None:
+    """Names the utterances of a step without a finite gradient; several such steps, one after the other, end the run."""
+    if math.isfinite(norm):
+        progress.bad_steps = 0
+        return
+    progress.bad_steps += 1
+    names = gather_object([name for batch in micro_batches for name in batch["names"]])
+    if accelerator.is_main_process:
+        tqdm.write(f"step {progress.step}: gradient norm {norm}, step left out; utterances: {', '.join(names)}")
+    if progress.bad_steps == BAD_STEPS and accelerator.scaler is None:
+        raise SystemExit(
+            f"run_ctc.py: {BAD_STEPS} steps one after the other had no finite gradient, the last with the utterances "
+            f"{', '.join(names)}. Try a lower learning_rate or max_grad_norm, or look at these recordings."
+        )
 
 
 def make_optimizer(model, training) -> torch.optim.Optimizer:
@@ -325,6 +408,8 @@ def log(progress: Progress, window: Counter, scheduler, norm: float, bar: tqdm, 
         "learning_rate": scheduler.get_last_lr()[0],
         "gradient_norm": float(norm),
         "audio_seconds_per_second": window["audio"] / window["seconds"],
+        "data_wait_share": window["waited"] / window["seconds"],
+        "padding_share": 1 - window["valid_frames"] / max(window["frames"], 1),
     }
     accelerator.log(row, step=progress.step)
     progress.history.append({"step": progress.step, "epoch": progress.epoch, **row})
@@ -335,7 +420,9 @@ def log(progress: Progress, window: Counter, scheduler, norm: float, bar: tqdm, 
 
 
 def validate(model, processor, validation, progress, training, accelerator: Accelerator) -> None:
-    """Measures the validation data and keeps the model if it is the best so far."""
+    """Measures the validation data, once at a step, and keeps the model if it is the best so far."""
+    if progress.history and progress.history[-1]["step"] == progress.step and "cer" in progress.history[-1]:
+        return
     unwrapped = accelerator.unwrap_model(model)
     result = evaluate(unwrapped, processor, validation, accelerator, training.eval_batch_size, "validation")
     rates = {"wer": result.wer, "cer": result.cer}
@@ -343,30 +430,23 @@ def validate(model, processor, validation, progress, training, accelerator: Acce
     progress.history.append({"step": progress.step, "epoch": progress.epoch, **rates})
     if accelerator.is_main_process:
         tqdm.write(f"epoch {progress.epoch}, step {progress.step}: validation {result}")
-        if progress.step and result.cer < progress.best_cer:
-            unwrapped.save_pretrained(Path(training.output_dir) / "checkpoints" / "best")
+        if result.cer < progress.best_cer:
+            best = Path(training.output_dir) / "checkpoints" / "best"
+            new, old = best.with_name("best.new"), best.with_name("best.old")
+            unwrapped.save_pretrained(new)
+            if best.exists():
+                best.rename(old)
+            new.rename(best)
+            shutil.rmtree(old, ignore_errors=True)
         if progress.epoch == training.num_epochs:
             tqdm.write(result.examples())
+        if progress.step > training.warmup_steps and not any(result.predictions):
+            tqdm.write(
+                "The model says nothing but blank so far. CTC begins so; if it lasts for some epochs, try a higher or lower "
+                "learning_rate, sorta_grad, fewer layers, or more data."
+            )
+    progress.stale = 0 if result.cer < progress.best_cer else progress.stale + 1
     progress.best_cer = min(progress.best_cer, result.cer)
-
-
-def save_checkpoint(output: Path, accelerator: Accelerator) -> None:
-    """Writes the checkpoint beside the last one before it takes its place, so that a whole one is there at any time."""
-    last, new, old = (output / "checkpoints" / name for name in ("last", "new", "old"))
-    accelerator.save_state(new)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        if last.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            last.rename(old)
-        new.rename(last)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
-
-
-def last_checkpoint(output: Path) -> Path | None:
-    """The newest whole checkpoint: `old` where a run was killed just before the new one took the place of the last."""
-    return next((path for path in (output / "checkpoints" / "last", output / "checkpoints" / "old") if path.exists()), None)
 
 
 def measure(model, processor, tests, accelerator: Accelerator, batch_size: int) -> dict[str, Evaluation]:

@@ -13,12 +13,12 @@ from torch.autograd.function import once_differentiable
 BLOCK_SIZE = 2**19  # numbers that are worked on at a time: they stay in the cache
 
 
-def sum_over_ranks(*values: Tensor) -> tuple[Tensor, ...]:
-    """Adds each tensor over all processes, in one message; every process must call it, whatever it holds."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+def sum_over_ranks(*values: Tensor, group: dist.ProcessGroup | None = None) -> tuple[Tensor, ...]:
+    """Adds each tensor over all processes (of a group), in one message; each must call it, whatever it holds."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1):
         return values
     message = torch.cat([value.reshape(-1) for value in values])
-    dist.all_reduce(message)
+    dist.all_reduce(message, group=group)
     parts = message.split([value.numel() for value in values])
     return tuple(part.view_as(value) for part, value in zip(parts, values))
 
@@ -28,17 +28,18 @@ def is_recomputed() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-class _SumOverRanks(torch.autograd.Function):
+class SumOverRanks(torch.autograd.Function):
     """`sum_over_ranks` with gradients: what one process holds has an effect on the loss of all."""
 
     @staticmethod
-    def forward(ctx, *values: Tensor) -> tuple[Tensor, ...]:
-        return tuple(value.clone() for value in sum_over_ranks(*values))
+    def forward(ctx, group: dist.ProcessGroup | None, *values: Tensor) -> tuple[Tensor, ...]:
+        ctx.group = group
+        return tuple(value.clone() for value in sum_over_ranks(*values, group=group))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, ...]:
-        return sum_over_ranks(*grads)
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *sum_over_ranks(*grads, group=ctx.group)
 
 
 def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
@@ -125,9 +126,10 @@ class SpeechBatchNorm(nn.Module):
         if is_recomputed():
             return
         unbiased = variance * (count / (count - 1).clamp(min=1))
-        momentum = (self.momentum * (count > 0)).to(self.running_mean)  # no rows anywhere teach nothing
-        self.running_mean.lerp_(mean.to(self.running_mean), momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var), momentum)
+        # No rows anywhere teach nothing, and neither does a batch that overflowed.
+        learns = (count > 0) & mean.isfinite().all() & unbiased.isfinite().all()
+        for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.copy_(torch.where(learns, running.lerp(value.to(running), self.momentum), running))
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """The affine map y = scale · x + shift that the layer is at inference."""
@@ -141,11 +143,11 @@ class SpeechBatchNorm(nn.Module):
         """
         if not self.training:
             return self.scale_and_shift()
-        found, total = _SumOverRanks.apply(rows.new_tensor([rows.shape[0]]), rows.sum(0))
+        found, total = SumOverRanks.apply(None, rows.new_tensor([rows.shape[0]]), rows.sum(0))
         count = found.clamp(min=1)
         mean = total / count
         centred = rows - mean
-        (scatter,) = _SumOverRanks.apply(centred.T @ centred)
+        (scatter,) = SumOverRanks.apply(None, centred.T @ centred)
         product_mean = weight @ mean
         variance = ((weight @ (scatter / count)) * weight).sum(1).clamp(min=0)
         self._update(product_mean, variance, found)

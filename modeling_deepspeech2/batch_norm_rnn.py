@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed import ProcessGroup
 from torch.nn.utils.rnn import PackedSequence
 
-from .batch_norm import SpeechBatchNorm, is_recomputed
+from .batch_norm import SpeechBatchNorm, SumOverRanks, is_recomputed
 from .packed_frames import PackedFrames, take_rows
 
 
@@ -221,36 +222,50 @@ UNITS = {"rnn": _RNN, "gru": _GRU, "lstm": _LSTM}
 BLOCK_ROWS = 1024  # rows that are added at a time: they stay in the cache
 
 
-def _by_direction(rows: Tensor, directions: int, frames: PackedFrames) -> Tensor:
+def _by_direction(rows: Tensor, directions: tuple[int, ...], frames: PackedFrames) -> Tensor:
     """(rows, one or two sides, width) -> a new tensor (directions, rows, width), the second direction mirrored"""
-    both = rows.new_empty(directions, len(rows), rows.shape[2])
-    both[0] = rows[:, 0]
-    if directions == 2:
-        torch.index_select(rows[:, -1], 0, frames.mirror, out=both[1])
+    both = rows.new_empty(len(directions), len(rows), rows.shape[2])
+    for result, direction in zip(both, directions):
+        if direction == 0:
+            result.copy_(rows[:, 0])
+        else:
+            torch.index_select(rows[:, -1], 0, frames.mirror, out=result)
     return both
 
 
-def _sum_of_directions(both: Tensor, frames: PackedFrames) -> Tensor:
+def _sum_of_directions(both: Tensor, directions: tuple[int, ...], frames: PackedFrames) -> Tensor:
     """(directions, rows, width) -> (rows, width), written over the first direction"""
-    if len(both) == 2:
+    if directions == (1,):
+        return both[0].index_select(0, frames.mirror)
+    if directions == (0, 1):
         for rows, mirror in zip(both[0].split(BLOCK_ROWS), frames.mirror.split(BLOCK_ROWS)):
             rows += both[1].index_select(0, mirror)
     return both[0]
 
 
 class _Recurrence(torch.autograd.Function):
-    """BN(W·x), (rows, input directions, gates · hidden), -> the sum of the directions' states, (rows, hidden)"""
+    """BN(W·x), (rows, input directions, gates · hidden), -> the sum of the directions' states, (rows, hidden)
+
+    `weight` is U of the `directions`: (0,), (1,) or both.
+    """
 
     @staticmethod
     def forward(
-        ctx, projected: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation, rnn_type: str
+        ctx,
+        projected: Tensor,
+        weight: Tensor,
+        frames: PackedFrames,
+        activation: Activation,
+        rnn_type: str,
+        directions: tuple[int, ...],
     ) -> Tensor:
-        inputs = _by_direction(projected, len(weight), frames)
+        inputs = _by_direction(projected, directions, frames)
         states, *kept = UNITS[rnn_type].forward(inputs, weight, frames, activation)
         ctx.save_for_backward(weight, states, *kept)
-        ctx.frames, ctx.activation, ctx.rnn_type = frames, activation, rnn_type
-        ctx.shares_inputs = projected.shape[1] == 1
-        return states[0] + states[1].index_select(0, frames.mirror) if len(states) == 2 else states[0].clone()
+        ctx.frames, ctx.activation, ctx.rnn_type, ctx.directions = frames, activation, rnn_type, directions
+        ctx.input_directions = projected.shape[1]
+        own = states[0] if directions[0] == 0 else states[0].index_select(0, frames.mirror)
+        return own + states[1].index_select(0, frames.mirror) if len(directions) == 2 else own.clone()
 
     @staticmethod
     @once_differentiable
@@ -258,14 +273,16 @@ class _Recurrence(torch.autograd.Function):
         weight, *kept = ctx.saved_tensors
         # In full precision, also where `backward()` is called under autocast.
         with torch.autocast(grad.device.type, enabled=False):
-            grad_states = _by_direction(grad[:, None], len(weight), ctx.frames)
+            grad_states = _by_direction(grad[:, None], ctx.directions, ctx.frames)
             grad_inputs, grad_weight = UNITS[ctx.rnn_type].backward(grad_states, weight, ctx.frames, ctx.activation, *kept)
-            if ctx.shares_inputs:
-                grad_projected = _sum_of_directions(grad_inputs, ctx.frames)[:, None]
+            if ctx.input_directions == 1:
+                grad_projected = _sum_of_directions(grad_inputs, ctx.directions, ctx.frames)[:, None]
             else:
-                grad_inputs[1] = grad_inputs[1].index_select(0, ctx.frames.mirror)
-                grad_projected = grad_inputs.transpose(0, 1)
-        return grad_projected, grad_weight, None, None, None
+                grad_projected = grad_inputs.new_zeros(grad_inputs.shape[1], 2, grad_inputs.shape[2])
+                for rows, direction in zip(grad_inputs, ctx.directions):
+                    side = rows if direction == 0 else rows.index_select(0, ctx.frames.mirror)
+                    grad_projected[:, direction] = side
+        return grad_projected, grad_weight, None, None, None, None
 
 
 def plain_step(
@@ -324,6 +341,7 @@ class BatchNormRNN(nn.Module):
         self.directions = 2 if bidirectional else 1
         self.batch_norm = batch_norm
         self.activation = Activation(activation_clip)
+        self.group: ProcessGroup | None = None  # two processes that each train one direction
         width = GATES[rnn_type] * hidden_size
         input_directions = 1 if share_input_weights else self.directions
         self.weight_ih = nn.Parameter(torch.empty(input_directions, width, input_size))
@@ -358,14 +376,29 @@ class BatchNormRNN(nn.Module):
             # In half precision errors would add up from step to step.
             dtype = torch.promote_types(projected.dtype, torch.float32)
             with torch.autocast(inputs.device.type, enabled=False):
+                own = self._own_directions()
                 states = _Recurrence.apply(
-                    projected.to(dtype), self.weight_hh.to(dtype), frames, self.activation, self.rnn_type
+                    projected.to(dtype),
+                    self.weight_hh[own[0] : own[-1] + 1].to(dtype),
+                    frames,
+                    self.activation,
+                    self.rnn_type,
+                    own,
                 )
+                if len(own) < self.directions:
+                    (states,) = SumOverRanks.apply(self.group, states)
         return frames.unpack(states.to(weight.dtype))
+
+    def _own_directions(self) -> tuple[int, ...]:
+        """Both, unless the two processes of a group share them out in training."""
+        if self.group is None or not self.training:
+            return tuple(range(self.directions))
+        return (self.group.rank(),)
 
     def _has_stock_kernel(self, rows: Tensor) -> bool:
         """cuDNN runs tanh units fastest; on a CPU torch's own kernel is slower than ours."""
-        return rows.is_cuda and self.activation.clip is None and self.batch_norm != "step"
+        is_whole = len(self._own_directions()) == self.directions
+        return rows.is_cuda and self.activation.clip is None and self.batch_norm != "step" and is_whole
 
     def _run_stock_kernel(self, rows: Tensor, frames: PackedFrames) -> Tensor:
         """Rows -> states, (rows, hidden): the statistics of W·x, found from those of x, are folded into W and b.

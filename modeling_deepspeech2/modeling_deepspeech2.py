@@ -9,6 +9,7 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -18,7 +19,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .batch_norm import SpeechBatchNorm
+from .batch_norm import SpeechBatchNorm, SumOverRanks
 from .batch_norm_rnn import BatchNormRNN, FoldedRNN
 from .configuration_deepspeech2 import DeepSpeech2Config
 from .packed_frames import PackedFrames
@@ -260,6 +261,7 @@ class DeepSpeech2ForCTC(DeepSpeech2PreTrainedModel):
         super().__init__(config)
         self.deepspeech2 = DeepSpeech2Model(config)
         self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.group: ProcessGroup | None = None  # processes that each train some symbols of the output layer
         self.post_init()
 
     @can_return_tuple
@@ -280,7 +282,7 @@ class DeepSpeech2ForCTC(DeepSpeech2PreTrainedModel):
             `logits` of shape (batch, output frames, vocab_size); `loss`, a scalar, where there are labels.
         """
         outputs = self.deepspeech2(input_features, attention_mask, **kwargs)
-        logits = self.ctc_head(outputs.last_hidden_state)
+        logits = self._logits(outputs.last_hidden_state)
         lengths = self.output_lengths(frame_lengths(input_features, attention_mask))
         padding = torch.arange(logits.shape[1], device=lengths.device) >= lengths[:, None]
         blank = F.one_hot(logits.new_tensor(self.config.pad_token_id, dtype=torch.long), logits.shape[2]).bool()
@@ -293,6 +295,15 @@ class DeepSpeech2ForCTC(DeepSpeech2PreTrainedModel):
                 self.config.ctc_loss_reduction, self.config.ctc_zero_infinity,
             )  # fmt: skip
         return CausalLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    def _logits(self, hidden_states: Tensor) -> Tensor:
+        if self.group is None or not self.training:
+            return self.ctc_head(hidden_states)
+        symbols, rank, size = self.config.vocab_size, self.group.rank(), self.group.size()
+        first, end = symbols * rank // size, symbols * (rank + 1) // size
+        own = F.linear(hidden_states, self.ctc_head.weight[first:end], self.ctc_head.bias[first:end])
+        (logits,) = SumOverRanks.apply(self.group, F.pad(own, (first, symbols - end)))
+        return logits
 
 
 def frame_lengths(input_features: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -146,6 +146,13 @@ def test_momentum_of_the_running_averages():
         assert torch.allclose((buffer - before[name]) / 0.25, (other - before[name]) / 0.1, atol=1e-4), name
 
 
+def test_a_batch_that_overflows_teaches_the_running_averages_nothing():
+    model = small_model().train()
+    features, mask = batch([30, 20])
+    model(features * 1e30, mask)
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     size=st.tuples(st.integers(1, 23), st.integers(1, 23)),

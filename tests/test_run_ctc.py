@@ -4,8 +4,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from transformers import AutoTokenizer, pipeline
 
 import run_ctc
 from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Pipeline
+from modeling_deepspeech2.training.checkpoints import last_checkpoint
 
 
 REPOSITORY = Path(__file__).parent.parent
@@ -108,24 +111,58 @@ def test_model_card_holds_command_data_and_results(trained):
     ), "a path of this machine in the card"
 
 
-def test_resumed_run_ends_with_the_same_weights(dataset, trained, tmp_path):
-    """Law 4 on one process: stopped in the middle of an epoch and resumed, the weights are those of the whole run, bit by
-    bit, with shuffling, dropout and augmentation."""
-    changes = {"hidden_dropout": 0.3, "speed_perturbation": 0.1, "spec_augment": "true", "save_steps": 1}
-    run(*tiny(dataset, tmp_path / "whole", **changes))
-    printed = run(*tiny(dataset, tmp_path / "parts", max_steps=3, **changes))
-    assert "left out" not in printed
-    # As if killed while the next checkpoint was about to take the last one's place.
+EVERYTHING_RANDOM = {
+    "hidden_dropout": 0.3,
+    "speed_perturbation": 0.1,
+    "gain": 6,
+    "noise_share": 0.4,
+    "codec_share": 0.3,
+    "spec_augment": "true",
+    "num_workers": 2,
+    "num_epochs": 3,
+    "batch_size": 2,
+    "save_steps": 1,
+    "keep": 2,
+}
+
+
+def run_and_kill(arguments: list[str], checkpoints: Path, after_step: int, delay: float) -> None:
+    """Starts the script and ends it by SIGKILL a moment after the checkpoint of a step has appeared."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "run_ctc.py", *arguments]
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while process.poll() is None and not any(int(path.name[5:]) >= after_step for path in checkpoints.glob("step-*")):
+        time.sleep(0.005)
+    time.sleep(delay)
+    assert process.poll() is None, "the run was over before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_run_killed_at_any_step_ends_with_the_same_weights(dataset, tmp_path):
+    """Law 4 on one process: killed five times, in epochs and between them, with everything random and workers."""
+    run(*tiny(dataset, tmp_path / "whole", **EVERYTHING_RANDOM))
     checkpoints = tmp_path / "parts" / "checkpoints"
-    (checkpoints / "last").rename(checkpoints / "old")
-    (checkpoints / "new").mkdir()
-    (checkpoints / "new" / "model.safetensors").write_bytes(b"half a file")
-    run(*tiny(dataset, tmp_path / "parts", **changes), "--resume")
-    whole, parts = (load_file(tmp_path / name / "checkpoints" / "last" / "model.safetensors") for name in ("whole", "parts"))
+    arguments = tiny(dataset, tmp_path / "parts", **EVERYTHING_RANDOM)
+    rng = np.random.default_rng(0)
+    steps_of_an_epoch = max(int(path.name[5:]) for path in (tmp_path / "whole" / "checkpoints").glob("step-*")) // 3
+    for number, after_step in enumerate((1, 3, steps_of_an_epoch, steps_of_an_epoch + 2, 2 * steps_of_an_epoch)):
+        resume = ["--resume"] if number else []
+        run_and_kill([*arguments, *resume], checkpoints, after_step, delay=rng.uniform(0, 0.05))
+    run(*arguments, "--resume")
+    whole, parts = (load_file(last_checkpoint(tmp_path / name) / "model.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     fresh = load_file(tmp_path / "whole" / "checkpoints" / "start" / "model.safetensors")
     assert any(not torch.equal(whole[name], fresh[name]) for name in whole)
+    assert len(list(checkpoints.glob("step-*"))) == 2
 
 
 def test_eval_only_measures_a_saved_model(dataset, trained, tmp_path):
@@ -142,6 +179,8 @@ def test_bad_utterances_are_left_out_named_and_counted(dataset, rows, tmp_path):
     shutil.copytree(dataset, folder)
     wave = io.BytesIO()
     soundfile.write(wave, np.zeros(16_000, np.float32), 16_000, format="WAV")
+    long_recording = io.BytesIO()
+    soundfile.write(long_recording, np.zeros(30 * 16_000, np.float32), 16_000, format="WAV")
     not_a_number = io.BytesIO()
     soundfile.write(not_a_number, np.full(16_000, np.nan, np.float32), 16_000, format="WAV", subtype="FLOAT")
     bad = [
@@ -154,15 +193,17 @@ def test_bad_utterances_are_left_out_named_and_counted(dataset, rows, tmp_path):
         ("foreign-transcript", rows[0][1], "раз два"),
         ("too-long", rows[0][1], "far too many characters for one short clip " * 10),
         ("truncated", rows[1][1][: len(rows[1][1]) // 2], "five"),
+        ("long-audio", long_recording.getvalue(), "six"),
         ("silence", wave.getvalue(), "six"),
         ("one-strange-character", rows[2][1], rows[2][2] + " ∂"),
     ]
     write_shard(folder / "train-00002-of-00002.parquet", bad)
     output = tmp_path / "model"
-    printed = run(*tiny(folder, output, validation_share=0.0, validation=["test"]))
+    printed = run(*tiny(folder, output, validation_share=0.0, validation=["test"], max_seconds=20))
     skipped = json.loads((output / "skipped.json").read_text())
-    expected = {name for name, _, _ in bad[:8]}
+    expected = {name for name, _, _ in bad[:8]} | {"long-audio"}
     assert set(skipped) - {"truncated"} == expected
+    assert "30.0 s, longer than max_seconds, 20" in skipped["long-audio"]
     for name in expected:
         assert f"left out: {name}" in printed
     assert "'∂' (1)" in (output / "README.md").read_text()
@@ -220,6 +261,48 @@ def test_fine_tuning_goes_on_from_the_saved_weights(trained, dataset, tmp_path):
     assert len(AutoTokenizer.from_pretrained(tmp_path)) == 29
 
 
+def test_fine_tuning_to_another_alphabet_replaces_the_output_layer(trained, dataset, tmp_path):
+    output, _ = trained
+    printed = run(*tiny(dataset, tmp_path, max_steps=1, tokenizer="tokenizer/english_bigram"), f"--model={output}")
+    assert "a new output layer" in printed
+    start, old = (
+        DeepSpeech2ForCTC.from_pretrained(tmp_path / "checkpoints" / "start"),
+        DeepSpeech2ForCTC.from_pretrained(output),
+    )
+    size = len(AutoTokenizer.from_pretrained(tmp_path))
+    assert start.config.vocab_size == start.ctc_head.out_features == size > 29
+    assert torch.equal(start.deepspeech2.layers[0].rnn.weight_hh, old.deepspeech2.layers[0].rnn.weight_hh)
+    assert "with a new output layer" in (tmp_path / "README.md").read_text()
+
+
+def test_three_steps_without_a_finite_gradient_end_the_run(dataset, rows, tmp_path):
+    printed = run(*tiny(dataset, tmp_path, learning_rate=1e37, save_steps=1), expect=1)
+    assert printed.count("step left out; utterances: ") == 3
+    assert "3 steps one after the other had no finite gradient" in printed and rows[0][0][:6] in printed
+    assert "Traceback" not in printed
+
+
+def test_validation_every_so_many_steps_stops_early(dataset, tmp_path):
+    """A model that learns nothing does not get better: after `patience` validations the run is over, and says why."""
+    printed = run(*tiny(dataset, tmp_path, learning_rate=1e-12, num_epochs=50, eval_steps=2, patience=3))
+    validations = [row for row in json.loads((tmp_path / "history.json").read_text()) if "cer" in row]
+    assert [row["step"] for row in validations] == [2, 4, 6, 8]
+    assert "no better for 3 validations" in printed
+
+
+def test_several_data_sets_with_weights(dataset, tmp_path):
+    printed = run(
+        *tiny(
+            "./no/default",
+            tmp_path,
+            train=[f"{dataset}::train*2"],
+            test=[f"{dataset}::test"],
+            validation=[f"{dataset}::test"],
+        )
+    )
+    assert "20 utterances" in printed
+
+
 def test_audio_folder_and_the_papers_optimiser(rows, tmp_path):
     """A user's own folder of files with metadata.csv, trained by Nesterov SGD as in the paper."""
     folder = tmp_path / "my speech"
@@ -249,6 +332,31 @@ def test_two_processes_train_together(dataset, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 × cpu" in done.stdout
     assert "test: WER" in done.stdout and "on 4 utterances" in done.stdout
+
+
+@pytest.mark.parametrize("rnn_type, share", [("gru", "true"), ("lstm", "false")])
+def test_two_processes_that_share_the_model_out_train_like_one(dataset, tmp_path, rnn_type, share):
+    """Each direction and half of the output layer on a process of its own: the same losses over 20 steps."""
+    changes = {"num_epochs": 5, "max_steps": 20, "num_hidden_layers": 2, "learning_rate": 1e-3}
+    changes |= {"rnn_type": rnn_type, "share_input_weights": share}
+    run(*tiny(dataset, tmp_path / "one", **changes))
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "run_ctc.py"]
+    done = subprocess.run(
+        [*command, *tiny(dataset, tmp_path / "two", model_parallel="true", **changes)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    losses = [
+        [row["loss"] for row in json.loads((tmp_path / name / "history.json").read_text()) if "loss" in row]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 3
+    assert np.allclose(losses[0], losses[1], rtol=1e-5)
 
 
 def test_from_the_hub_to_the_hub(dataset, tmp_path):

@@ -75,7 +75,10 @@ class DataArguments:
     )
     train: list[str] = field(
         default_factory=lambda: ["train"],
-        metadata={"help": "Splits to train on, each SPLIT or CONFIGURATION/SPLIT."},
+        metadata={
+            "help": "Splits to train on, each [DATA SET::][CONFIGURATION/]SPLIT[*WEIGHT]; the weight says how often an "
+            "epoch reads it, such as 0.5 or 3."
+        },
     )
     validation: list[str] = field(
         default_factory=list,
@@ -90,9 +93,16 @@ class DataArguments:
     )
     audio_column: str = field(default="audio", metadata={"help": "The column with the audio."})
     text_column: str = field(default="text", metadata={"help": "The column with the transcripts."})
-    tokenizer: str = field(
-        default="tokenizer/english",
-        metadata={"help": "Folder or Hub name of the tokenizer: its alphabet and its text rules."},
+    duration_column: str = field(
+        default="duration",
+        metadata={"help": "The column with the seconds of each utterance; without it they are measured, once."},
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub name of the tokenizer: its alphabet and its text rules. Without it that of --model, else "
+            "tokenizer/english; with another alphabet than --model's, the model gets a new output layer."
+        },
     )
     normalization: Literal["training_set", "utterance", "none"] = field(
         default="training_set", metadata={"help": "Of the features; anything but training_set is not for live use."}
@@ -119,16 +129,43 @@ class TrainingArguments:
         default=None,
         metadata={"help": "A saved model, folder or Hub name, to go on from (fine-tuning) or to measure."},
     )
-    shuffle_buffer: int = field(default=1_000, metadata={"help": "Utterances held to draw the random order from."})
+    max_seconds: float = field(default=0.0, metadata={"help": "Leave longer utterances out of training; 0 for none."})
+    sorta_grad: bool = field(
+        default=True, metadata={"help": "The first epoch goes from the shortest utterance to the longest (SortaGrad)."}
+    )
+    shuffle_memory: int = field(
+        default=256,
+        metadata={"help": "Megabytes of encoded audio held, on all processes together, to draw the order from."},
+    )
     num_workers: int = field(
         default=0, metadata={"help": "Processes that decode audio beside the training process; 0 decodes in it."}
     )
     num_epochs: int = field(default=20, metadata={"help": "Passes over the training data."})
     max_steps: int | None = field(default=None, metadata={"help": "Stop after so many steps, whatever num_epochs says."})
-    batch_size: int = field(default=16, metadata={"help": "Utterances a step on each process, before accumulation."})
+    batch_size: int = field(default=16, metadata={"help": "Utterances in a batch, of each process."})
+    batch_seconds: float = field(
+        default=0.0,
+        metadata={"help": "Instead of batch_size, seconds in a batch: as many utterances as fit, padded to the longest."},
+    )
+    model_parallel: bool = field(
+        default=False,
+        metadata={"help": "Processes in pairs that share out each layer's two directions and the output symbols."},
+    )
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches whose gradients make one step."})
     speed_perturbation: float = field(
         default=0.0, metadata={"help": "Play each training utterance up to this share faster or slower, such as 0.1."}
+    )
+    gain: float = field(
+        default=0.0, metadata={"help": "Make each training utterance louder or softer, by up to so many dB."}
+    )
+    noise_share: float = field(
+        default=0.0, metadata={"help": "Share of the training utterances with noise at 0 to 30 dB; 0.4 in the paper."}
+    )
+    noise: str | None = field(
+        default=None, metadata={"help": "A folder of recordings of noise; without it coloured noise is made up."}
+    )
+    codec_share: float = field(
+        default=0.0, metadata={"help": "Share of the training utterances sent through a telephone line or lossy codec."}
     )
     spec_augment: bool = field(
         default=False, metadata={"help": "Mask bands of frequency and stretches of time of the training features."}
@@ -148,6 +185,9 @@ class TrainingArguments:
     mixed_precision: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "By Accelerate."})
     eval_batch_size: int = field(default=16, metadata={"help": "Utterances in a batch of an evaluation."})
     eval_epochs: int = field(default=1, metadata={"help": "Epochs from one validation to the next."})
+    eval_steps: int = field(default=0, metadata={"help": "Instead of eval_epochs, steps from one validation to the next."})
+    patience: int = field(default=0, metadata={"help": "Stop after so many validations without a better one; 0 for never."})
+    keep: int = field(default=1, metadata={"help": "Checkpoints kept, the newest ones."})
     save_steps: int = field(
         default=500, metadata={"help": "Steps from one checkpoint to the next; each epoch ends with one."}
     )
@@ -158,14 +198,19 @@ class TrainingArguments:
     hub_model_id: str | None = field(default=None, metadata={"help": "USER/NAME to publish as."})
 
     def __post_init__(self):
-        for name in ("num_epochs", "batch_size", "gradient_accumulation_steps", "eval_batch_size", "eval_epochs"):
+        for name in ("num_epochs", "batch_size", "gradient_accumulation_steps", "eval_batch_size", "eval_epochs", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
         for name in ("learning_rate", "anneal", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, but is {getattr(self, name)}.")
-        if not 0 <= self.speed_perturbation < 1:
-            raise ValueError(f"speed_perturbation must lie in [0, 1), but is {self.speed_perturbation}.")
+        for name in ("speed_perturbation", "noise_share", "codec_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], but is {getattr(self, name)}.")
+        if self.speed_perturbation == 1:
+            raise ValueError("speed_perturbation must be below 1.")
+        if self.noise and not Path(self.noise).is_dir():
+            raise ValueError(f"noise must be a folder of recordings, but there is none at {self.noise}.")
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub needs hub_model_id, such as --hub_model_id=me/my-model.")
         if self.eval_only and not self.model:

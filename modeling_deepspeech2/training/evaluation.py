@@ -10,8 +10,10 @@ from tqdm.auto import tqdm
 
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
-from .data import Batches, Collator, SpeechData, make_loader
+from .data import Batches, Collator, make_loader
 from .metrics import ErrorRates
+from .sorta_grad import Batching
+from .sources import SpeechData
 
 
 @dataclass
@@ -31,10 +33,11 @@ class Evaluation:
         return text + (f", {len(self.skipped)} skipped" if self.skipped else "")
 
     def examples(self, number: int = 5) -> str:
-        pairs = zip(self.names, self.references, self.predictions)
+        """A few pairs, from the shortest utterances to the longest."""
+        pairs = list(zip(self.names, self.references, self.predictions))
         return "\n".join(
             f"  {name}\n    reference  {reference}\n    hypothesis {prediction}"
-            for name, reference, prediction in list(pairs)[:number]
+            for name, reference, prediction in pairs[:: max(1, len(pairs) // number)][:number]
         )
 
 
@@ -53,10 +56,12 @@ def evaluate(
         ValueError: not one utterance of the split could be used.
     """
     model.eval()
-    batches = Batches(data, batch_size, rank=accelerator.process_index, world_size=accelerator.num_processes)
+    world_size = accelerator.num_processes
+    plan = Batching(batch_size, parts=world_size, sorta_grad=True).plan(data.index, epoch=0)  # similar lengths: less padding
+    batches = Batches(data, plan, rank=accelerator.process_index, world_size=world_size)
     loader = make_loader(batches, Collator(processor, model.config, training=False))
     names, predictions, references, skipped, seconds = [], [], [], [], 0.0
-    progress = tqdm(loader, desc=description, unit=" batches", leave=False, disable=not accelerator.is_main_process)
+    progress = tqdm(loader, description, plan.steps, unit=" batches", leave=False, disable=not accelerator.is_main_process)
     for batch in progress:
         skipped += batch["skipped"]
         if not batch["names"]:
@@ -67,7 +72,7 @@ def evaluate(
         predictions += processor.tokenizer.batch_decode(logits.argmax(-1).cpu())
         seconds += batch["seconds"]
     model.train()
-    if accelerator.num_processes > 1:
+    if world_size > 1:
         names, predictions, references, skipped = map(gather_object, (names, predictions, references, skipped))
         seconds = accelerator.reduce(torch.tensor(seconds, device=accelerator.device)).item()
     if not references:

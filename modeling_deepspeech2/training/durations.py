@@ -1,0 +1,111 @@
+"""What is known of every utterance of a data set before any of its audio is decoded: where it stands, and how long it is.
+
+In comes a stream of rows for each shard, out goes a table of 24 bytes an utterance. Durations come from a column where the
+data set has one, else from the headers of the audio, once: the table is kept in the cache of `datasets`.
+"""
+
+import io
+import tempfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import datasets
+import fsspec
+import numpy as np
+import soundfile
+from tqdm.auto import tqdm
+
+
+@dataclass
+class DurationIndex:
+    """One entry for each utterance.
+
+    Args:
+        shards, rows: the shard that holds it, and its place there.
+        seconds: its duration; 0 where no header could be read.
+        sizes: bytes that it takes while it waits to be decoded; 0 where only a path is held.
+        draws: a number drawn by its name, the same in every run.
+        weights: how often an epoch reads it.
+    """
+
+    shards: np.ndarray
+    rows: np.ndarray
+    seconds: np.ndarray
+    sizes: np.ndarray
+    draws: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def hours(self) -> float:
+        """Hours of speech that an epoch reads."""
+        return float((self.seconds * self.weights).sum(dtype=np.float64)) / 3600
+
+    def select(self, mask: np.ndarray) -> "DurationIndex":
+        return DurationIndex(*(getattr(self, field.name)[mask] for field in fields(self)))
+
+    @classmethod
+    def join(cls, parts: list["DurationIndex"], num_shards: list[int]) -> "DurationIndex":
+        """One table of several, whose shards are counted on."""
+        first = np.cumsum([0, *num_shards[:-1]])
+        shards = np.concatenate([part.shards + start for part, start in zip(parts, first)])
+        return cls(shards, *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)[1:]))
+
+
+def measure_durations(rows_of_shards: Iterable[Iterable[tuple]], bar: tqdm) -> DurationIndex:
+    """Reads every row once.
+
+    Args:
+        rows_of_shards: for each shard its rows: the audio, with bytes or a path, its seconds or None, its name or None.
+    """
+    shards, numbers, seconds, sizes, draws = [], [], [], [], []
+    for shard, rows in enumerate(rows_of_shards):
+        for number, (audio, duration, name) in enumerate(rows):
+            shards.append(shard)
+            numbers.append(number)
+            seconds.append(duration_of(audio) if duration is None else duration)
+            sizes.append(len(audio.get("bytes") or b""))
+            draws.append(zlib.crc32(str(name or audio.get("path") or f"{shard}/{number}").encode()))
+            bar.update()
+    return DurationIndex(
+        np.array(shards, dtype=np.int32),
+        np.array(numbers, dtype=np.int32),
+        np.array(seconds, dtype=np.float32),
+        np.array(sizes, dtype=np.int32),
+        np.array(draws, dtype=np.uint32),
+        np.ones(len(shards), dtype=np.float32),
+    )
+
+
+def duration_of(audio: dict) -> float:
+    """Seconds, by the header of the file alone; 0 where it cannot be read."""
+    try:
+        if audio.get("bytes") is not None:
+            return soundfile.info(io.BytesIO(audio["bytes"])).duration
+        with fsspec.open(audio["path"]) as file:  # on this machine or on the Hub
+            return soundfile.info(file).duration
+    except (soundfile.LibsndfileError, OSError, TypeError, KeyError):
+        return 0.0  # the collator will name it
+
+
+def cache_file(fingerprint: str) -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE) / "deepspeech2_durations" / f"{fingerprint}.npz"
+
+
+def load_durations(file: Path) -> DurationIndex | None:
+    if not file.exists():
+        return None
+    with np.load(file) as arrays:
+        return DurationIndex(**arrays)
+
+
+def save_durations(index: DurationIndex, file: Path) -> None:
+    """Writes the table whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as new:
+        np.savez(new, **{field.name: getattr(index, field.name) for field in fields(index)})
+    Path(new.name).replace(file)

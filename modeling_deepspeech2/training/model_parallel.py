@@ -1,0 +1,37 @@
+"""Model parallelism: two processes share out the layers of one model, and many such pairs the data.
+
+Of every recurrent layer each process of a pair trains one direction, whose states are then added up, as in the paper; of the
+output layer each trains half of the symbols. All else both compute. Both hold all parameters, so that saving, loading and
+evaluation know nothing of it. The gradients need no rules of their own: the objective is the sum of all processes' losses,
+every exchange is differentiated as what it is, a sum over processes, and data parallelism adds up what each process found.
+"""
+
+import torch.distributed as dist
+
+from ..batch_norm_rnn import BatchNormRNN
+from ..modeling_deepspeech2 import DeepSpeech2ForCTC
+
+
+PAIR = 2
+
+
+def split_model(model: DeepSpeech2ForCTC, rank: int, world_size: int) -> None:
+    """Shares the model out to each two neighbouring processes; all must call it.
+
+    Raises:
+        ValueError: the processes are no pairs, or the layers have not two directions that can be told apart.
+    """
+    config = model.config
+    if world_size % PAIR:
+        raise ValueError(f"model_parallel needs processes in pairs, but there are {world_size}.")
+    if not config.bidirectional or config.batch_norm == "step":
+        raise ValueError(
+            "model_parallel shares out the two directions of layers with bidirectional: true and sequence-wise norm."
+        )
+    for first in range(0, world_size, PAIR):
+        group = dist.new_group(list(range(first, first + PAIR)))
+        if first <= rank < first + PAIR:
+            model.group = group
+            for module in model.modules():
+                if isinstance(module, BatchNormRNN):
+                    module.group = group

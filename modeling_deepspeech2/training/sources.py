@@ -1,0 +1,267 @@
+"""Speech data sets -> utterances, as streams: from the Hub, parquet shards, audio folders and manifests.
+
+In comes the name of a data set, out go its utterances, still undecoded: a table of their durations, and then those that
+are asked for. Nothing is held in memory but what was asked for.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow
+from datasets import IterableDataset, get_dataset_config_names, load_dataset_builder
+from datasets.fingerprint import Hasher
+from tqdm.auto import tqdm
+
+from ..audio import AudioError, read_audio
+from .durations import DurationIndex, cache_file, load_durations, measure_durations, save_durations
+
+
+TABLE_ROWS = 256  # rows that are read at a time
+METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+
+
+@dataclass
+class Utterance:
+    """One row of a data set, its audio still undecoded."""
+
+    name: str
+    audio: dict  # {"bytes": …, "path": …}
+    text: str | None
+
+
+class DataError(ValueError):
+    """A data set that cannot be used as asked: which, and why."""
+
+
+@dataclass
+class Source:
+    """One split as a stream of tables; its audio stays undecoded, as bytes or as paths from `folder` on.
+
+    Raises:
+        DataError: on reading, where datasets lacks what it needs for files of this kind.
+    """
+
+    rows: IterableDataset
+    columns: list[str]
+    audio_column: str
+    text_column: str
+    folder: Path
+    fingerprint: str  # of its files, so that what was measured once can be found again
+
+    @property
+    def num_shards(self) -> int:
+        return self.rows.num_shards
+
+    def tables(self, shard: int, columns: list[str]) -> Iterator[pyarrow.Table]:
+        """The rows of a shard, some at a time; columns that it lacks are left out."""
+        kept = [name for name in columns if name in self.columns]
+        rows = self.rows.shard(self.num_shards, shard).select_columns(kept)
+        try:
+            yield from rows.with_format("arrow").iter(batch_size=TABLE_ROWS)
+        except ImportError as error:
+            raise DataError(
+                f"This data set is a folder or an archive of audio files, and datasets cannot read it: {error} Or make it "
+                f"parquet."
+            ) from error
+
+    def audio(self, row: dict) -> dict:
+        """{"bytes": …, "path": …}, one of them None"""
+        audio = row[self.audio_column] or {}
+        return {"bytes": None, "path": str(self.folder / audio)} if isinstance(audio, str) else audio
+
+
+def open_source(path: str, split: str, audio_column: str = "audio", text_column: str = "text") -> Source:
+    """Opens one split of a data set.
+
+    Args:
+        path: a name on the Hub, or a folder: parquet shards, an audio folder with a metadata.csv or metadata.jsonl whose
+            column `file_name` names the files, or manifests (JSON lines or CSV) whose column `audio_column` does.
+        split: "split", or "configuration/split" where the data set has several configurations.
+        audio_column, text_column: what the data set calls them.
+
+    Raises:
+        DataError: no such data set, configuration, split or column.
+    """
+    configuration, _, split_name = split.rpartition("/")
+    folder = Path(path)
+    for base in (folder / split_name, folder):
+        for name in METADATA_FILES:
+            if (base / name).exists():
+                kind = {".csv": "csv", ".jsonl": "json"}[Path(name).suffix]
+                files = {"data_files": {split_name: str(base / name)}}
+                return _open(kind, None, split_name, "file_name", text_column, base, path, **files)
+    if path.startswith((".", "/", "~")) and not folder.exists():
+        raise DataError(f"There is no data set folder {path}.")
+    return _open(path, configuration or None, split_name, audio_column, text_column, folder, path)
+
+
+def _open(
+    path: str,
+    configuration: str | None,
+    split: str,
+    audio_column: str,
+    text_column: str,
+    folder: Path,
+    called: str,
+    **files,
+) -> Source:
+    asked = f"{configuration}/{split}" if configuration else split
+    try:
+        builder = load_dataset_builder(path, configuration, **files)
+        rows = builder.as_streaming_dataset(split=split)
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
+        known = _configurations(path)
+        hint = f" Its configurations are {', '.join(known)}." if len(known) > 1 else ""
+        raise DataError(f"Cannot open split {asked!r} of the data set {called}: {error}.{hint}") from error
+    columns = rows.column_names or next((table.column_names for table in rows.with_format("arrow").iter(batch_size=1)), [])
+    for column in (audio_column, text_column):
+        if column not in columns:
+            raise DataError(f"The data set {called} has no column {column!r}; its columns are {', '.join(columns)}.")
+    data_files = (builder.config.data_files or {}).get(split)
+    versions = getattr(data_files, "origin_metadata", None)
+    fingerprint = Hasher.hash([path, configuration, split, builder.hash, list(data_files or []), versions, audio_column])
+    return Source(rows, columns, audio_column, text_column, folder, fingerprint)
+
+
+def _configurations(path: str) -> list[str]:
+    try:
+        return get_dataset_config_names(path)
+    except Exception:  # only a hint for an error message that is on its way already
+        return []
+
+
+_ENTRY = re.compile(r"(?:(?P<path>.+?)::)?(?P<split>[^*]+)(?:\*(?P<weight>\d+(?:\.\d+)?))?")
+
+
+@dataclass
+class SpeechData:
+    """Splits of one or several data sets, and what is known of their utterances.
+
+    Args:
+        path: the data set, see [`open_source`].
+        splits: what to read, each "[DATA SET::][CONFIGURATION/]SPLIT[*WEIGHT]"; a weight says how often an epoch reads it.
+        duration_column: seconds of each utterance, where there is such a column; else they are measured, once.
+        held_out: share of the utterances, drawn by a hash of their names, that `part` tells apart.
+        part: "all" utterances, those "kept" for training, or those "held_out".
+        show_progress: whether to draw a bar while durations are measured.
+    """
+
+    path: str
+    splits: list[str]
+    audio_column: str = "audio"
+    text_column: str = "text"
+    duration_column: str = "duration"
+    held_out: float = 0.0
+    part: str = "all"
+    show_progress: bool = True
+
+    def __post_init__(self):
+        self.sources, self.weights = [], []
+        for entry in self.splits:
+            match = _ENTRY.fullmatch(entry)
+            if match is None:
+                raise DataError(f"A split is [DATA SET::][CONFIGURATION/]SPLIT[*WEIGHT], but {entry!r} is not.")
+            path = match["path"] or self.path
+            self.sources.append(open_source(path, match["split"], self.audio_column, self.text_column))
+            self.weights.append(float(match["weight"] or 1))
+
+    @cached_property
+    def index(self) -> DurationIndex:
+        """Every utterance of the part asked for; from the cache, the duration column, or a pass over all headers."""
+        parts = []
+        for source, weight in zip(self.sources, self.weights):
+            file = cache_file(Hasher.hash([source.fingerprint, self.duration_column]))
+            part = load_durations(file)
+            if part is None:
+                part = self._measure(source)
+                save_durations(part, file)
+            part.weights[:] = weight if self.part != "held_out" else 1  # everything held out is measured, once
+            parts.append(part)
+        index = DurationIndex.join(parts, [source.num_shards for source in self.sources])
+        if self.part != "all":
+            is_held_out = index.draws % 10_000 < self.held_out * 10_000
+            index = index.select(is_held_out == (self.part == "held_out"))
+        return index
+
+    def _measure(self, source: Source) -> DurationIndex:
+        columns = ["id", self.duration_column]
+        reads_audio = not set(columns) <= set(source.columns)
+        if reads_audio:
+            columns.append(source.audio_column)
+
+        def rows(shard: int) -> Iterator[tuple[dict, float | None, str | None]]:
+            for table in source.tables(shard, columns):
+                for row in table.to_pylist():
+                    yield source.audio(row) if reads_audio else {}, row.get(self.duration_column), row.get("id")
+
+        with tqdm(desc="durations", unit=" utterances", leave=False, disable=not self.show_progress) as bar:
+            index = measure_durations(map(rows, range(source.num_shards)), bar)
+        if not reads_audio:
+            # Its size is told from the first utterance of each shard.
+            for shard in np.unique(index.shards).tolist():
+                table = next(source.tables(shard, [source.audio_column]))
+                size = len(source.audio(table.slice(0, 1).to_pylist()[0]).get("bytes") or b"")
+                seconds = index.seconds[index.shards == shard]
+                index.sizes[index.shards == shard] = seconds * size / max(float(seconds[0]), 0.01)
+        return index
+
+    def read(self, numbers: np.ndarray) -> dict[int, Utterance]:
+        """The utterances of these numbers; each shard that holds some is read once.
+
+        Raises:
+            DataError: a shard holds fewer rows than when its durations were measured.
+        """
+        found: dict[int, Utterance] = {}
+        first = np.cumsum([0, *(source.num_shards for source in self.sources)])
+        for shard in np.unique(self.index.shards[numbers]).tolist():
+            place = int(np.searchsorted(first, shard, side="right")) - 1
+            source, here = self.sources[place], numbers[self.index.shards[numbers] == shard]
+            here = here[np.argsort(self.index.rows[here])]
+            wanted, start = self.index.rows[here], 0
+            for table in source.tables(shard - int(first[place]), ["id", source.audio_column, source.text_column]):
+                some = (wanted >= start) & (wanted < start + table.num_rows)
+                for number, row in zip(here[some].tolist(), table.take(wanted[some] - start).to_pylist()):
+                    audio = source.audio(row)
+                    name = row.get("id") or audio.get("path") or f"{self.splits[place]}, row {self.index.rows[number]}"
+                    found[number] = Utterance(str(name), audio, row[source.text_column])
+                start += table.num_rows
+                if start > wanted[-1]:
+                    break
+            if start <= wanted[-1]:
+                raise DataError(
+                    f"Shard {shard - first[place]} of {self.splits[place]} ends before row {wanted[-1]}: it has changed "
+                    f"since its durations were measured."
+                )
+        return found
+
+    def waveforms(self, sampling_rate: int, limit: int, seed: int = 0) -> Iterator[np.ndarray]:
+        """Up to `limit` waveforms drawn at random, for the statistics of the features; unreadable ones are passed over."""
+        numbers = np.random.default_rng(seed).permutation(len(self.index))[:limit]
+        for some in np.array_split(np.sort(numbers), max(1, -(-len(numbers) // 500))):
+            for utterance in self.read(some).values():
+                try:
+                    yield read_waveform(utterance, sampling_rate)
+                except (AudioError, OSError):
+                    continue
+
+
+def read_waveform(utterance: Utterance, sampling_rate: int) -> np.ndarray:
+    """The samples of an utterance, shape (samples,).
+
+    Raises:
+        AudioError: it cannot be read, or there is nothing to read.
+    """
+    source = utterance.audio.get("bytes")
+    if source is None:
+        source = utterance.audio.get("path")
+    if source is None:
+        raise AudioError(f"{utterance.name} has neither bytes nor a path.")
+    if isinstance(source, str) and "://" in source:
+        with fsspec.open(source) as file:
+            source = file.read()
+    return read_audio(source, sampling_rate, name=utterance.name)
