@@ -66,7 +66,10 @@ def evaluate(
         skipped += batch["skipped"]
         if not batch["names"]:
             continue
-        logits = model(batch["input_features"].to(accelerator.device), batch["attention_mask"].to(accelerator.device)).logits
+        with accelerator.autocast():
+            logits = model(
+                batch["input_features"].to(accelerator.device), batch["attention_mask"].to(accelerator.device)
+            ).logits
         names += batch["names"]
         references += batch["texts"]
         predictions += processor.tokenizer.batch_decode(logits.argmax(-1).cpu())
