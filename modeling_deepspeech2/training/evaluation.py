@@ -64,15 +64,14 @@ def evaluate(
     progress = tqdm(loader, description, plan.steps, unit=" batches", leave=False, disable=not accelerator.is_main_process)
     for batch in progress:
         skipped += batch["skipped"]
-        if not batch["names"]:
-            continue
+        # A batch with nothing in it goes through the model too: where the model is sharded, all processes take part.
         with accelerator.autocast():
             logits = model(
                 batch["input_features"].to(accelerator.device), batch["attention_mask"].to(accelerator.device)
             ).logits
         names += batch["names"]
         references += batch["texts"]
-        predictions += processor.tokenizer.batch_decode(logits.argmax(-1).cpu())
+        predictions += processor.tokenizer.batch_decode(logits.argmax(-1).cpu()) if batch["names"] else []
         seconds += batch["seconds"]
     model.train()
     if world_size > 1:
