@@ -197,9 +197,7 @@ class CTCBeamSearchDecoder:
         """Goes on by the frames of `logits`, shape (frames, vocab_size), any number of them; changes and returns `beam`."""
         raise NotImplementedError
 
-    def hypotheses(
-        self, beam: Beam, seconds_per_frame: float, n_best: int = 1, is_final: bool = True
-    ) -> list[Hypothesis]:
+    def hypotheses(self, beam: Beam, seconds_per_frame: float, n_best: int = 1, is_final: bool = True) -> list[Hypothesis]:
         """The best hypotheses so far, best first; `is_final`: score the last word and the end of the sentence, too."""
         raise NotImplementedError
 
