@@ -100,7 +100,7 @@ def viterbi(log_probs: np.ndarray, labels: list[int], blank: int) -> list[tuple[
         if state % 2:
             spans[state // 2, 0] = frame
             spans[state // 2, 1] = max(spans[state // 2, 1], frame + 1)
-        state -= came_from[frame, state]
+        state -= int(came_from[frame, state])
     return [(int(start), int(end)) for start, end in spans]
 
 
@@ -515,11 +515,12 @@ class CTCBeamSearchDecoder:
                 scores[:, spaces[0]] += closing
         elif self._numbers is not None:
             scores += self.beta * (symbols != self.delimiter)
-            # log p is at most 0: what cannot reach the beam without the language model needs no look-up.
+            # log p is at most 0: what cannot get into the beam without the language model needs no look-up.
             bound = staying.min() if width == self.beam_width else -np.inf
             rows, cols = np.nonzero(scores > bound)
-            found, states = self.model.score(integers[_STATE][rows], self._numbers[symbols[cols]])
-            found += self.unknown_word_score * (self._numbers[symbols[cols]] == 0)
+            numbers = self._numbers[symbols[cols]]
+            found, states = self.model.score(integers[_STATE][rows], numbers)
+            found += self.unknown_word_score * (numbers == 0)
             character_lm = np.zeros(scores.shape), np.zeros(scores.shape, np.int64)
             character_lm[0][rows, cols], character_lm[1][rows, cols] = found, states
             scores[rows, cols] += self.alpha * found
