@@ -275,7 +275,7 @@ def test_a_stream_is_the_whole(english, arpas, language_model, hotwords):
     decoder = CTCBeamSearchDecoder(english, arpas.get(language_model), beam_width=20)
     random = np.random.default_rng(1)
     for _ in range(5):
-        logits = 30 * random.normal(size=(80, 29))
+        logits = 200 * random.normal(size=(80, 29))
         expected = decoder.decode(logits, 0.02, n_best=5, hotwords=hotwords)
         beam, stable = decoder.start(hotwords), []
         for piece in np.split(logits, np.sort(random.integers(0, 81, size=9))):
