@@ -8,6 +8,7 @@ hot words, and cannot go on where a live stream stopped (measured: `python -m be
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -100,7 +101,7 @@ def viterbi(log_probs: np.ndarray, labels: list[int], blank: int) -> list[tuple[
         if state % 2:
             spans[state // 2, 0] = frame
             spans[state // 2, 1] = max(spans[state // 2, 1], frame + 1)
-        state -= came_from[frame, state]
+        state -= int(came_from[frame, state])
     return [(int(start), int(end)) for start, end in spans]
 
 
@@ -155,6 +156,8 @@ class GreedyDecoder:
         """`decode` for each utterance of a list."""
         return [self.decode(one, seconds_per_frame) for one in logits]
 
+
+logger = logging.getLogger(__name__)
 
 # The rows of a beam's tables: one column for each prefix in the beam.
 _BLANK, _NONBLANK, _LM, _LOOKAHEAD, _CLOSED, _BONUS = range(6)  # floats
@@ -515,11 +518,12 @@ class CTCBeamSearchDecoder:
                 scores[:, spaces[0]] += closing
         elif self._numbers is not None:
             scores += self.beta * (symbols != self.delimiter)
-            # log p is at most 0: what cannot reach the beam without the language model needs no look-up.
+            # log p is at most 0: what cannot get into the beam without the language model needs no look-up.
             bound = staying.min() if width == self.beam_width else -np.inf
             rows, cols = np.nonzero(scores > bound)
-            found, states = self.model.score(integers[_STATE][rows], self._numbers[symbols[cols]])
-            found += self.unknown_word_score * (self._numbers[symbols[cols]] == 0)
+            numbers = self._numbers[symbols[cols]]
+            found, states = self.model.score(integers[_STATE][rows], numbers)
+            found += self.unknown_word_score * (numbers == 0)
             character_lm = np.zeros(scores.shape), np.zeros(scores.shape, np.int64)
             character_lm[0][rows, cols], character_lm[1][rows, cols] = found, states
             scores[rows, cols] += self.alpha * found
@@ -647,30 +651,33 @@ class CTCBeamSearchDecoder:
         (folder / DECODER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, tokenizer: Any = None, **settings: Any) -> "CTCBeamSearchDecoder":
+    def from_pretrained(
+        cls, name: str | Path, tokenizer: Any = None, revision: str | None = None, **settings: Any
+    ) -> "CTCBeamSearchDecoder":
         """Reads what `save_pretrained` wrote.
 
         Args:
             name: a folder, or a model repository on the Hub.
             tokenizer: of the acoustic model; None: the one that is saved there.
+            revision: of the repository.
             settings: change what was saved, e.g. `beam_width=200`.
 
         Raises:
             LanguageModelError: there is no decoder, or its language model is missing.
         """
-        file = _cached(name, DECODER_CONFIG)
+        file = _cached(name, DECODER_CONFIG, revision)
         if file is None:
             raise LanguageModelError(f"There is no decoder in {name}: it has no {DECODER_CONFIG}.")
         content = json.loads(Path(file).read_text(encoding="utf-8")) | settings
         if content.get("language_model") is not None and "language_model" not in settings:
-            model = _cached(name, content["language_model"])
+            model = _cached(name, content["language_model"], revision)
             if model is None:
                 raise LanguageModelError(
                     f"The decoder of {name} needs its language model {content['language_model']}, which is not there."
                 )
             content["language_model"] = model
         if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=None)
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
         return cls(tokenizer, **content)
 
 
@@ -679,10 +686,17 @@ DECODER_CONFIG = "decoder_config.json"
 LANGUAGE_MODEL = "language_model.safetensors"
 
 
-def _cached(name: str | Path, file: str) -> str | None:
-    return cached_file(
-        str(name), file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-    )
+def has_decoder(name: str | Path, revision: str | None = None) -> bool:
+    """Whether a folder or a repository holds what `save_pretrained` wrote."""
+    try:
+        return _cached(name, DECODER_CONFIG, revision) is not None
+    except OSError as error:  # no connection and nothing in the cache, or a folder that is gone
+        logger.warning("Could not look for a decoder in %s, so the best path is taken: %s", name, str(error).splitlines()[0])
+        return False
+
+
+def _cached(name: str | Path, file: str, revision: str | None) -> str | None:
+    return cached_file(str(name), file, revision=revision, _raise_exceptions_for_missing_entries=False)
 
 
 _decoder: CTCBeamSearchDecoder | None = None
