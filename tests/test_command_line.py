@@ -149,7 +149,7 @@ def test_live_from_a_pipe(live_folder, make_tiny_model, processor, clips, kind):
         soundfile.write(file, np.stack([repeated] * channels, axis=1), rate, format="wav", subtype="PCM_16")
         content = file.getvalue()
     command = [sys.executable, "-m", "modeling_deepspeech2.command_line", "live", "-", "--model", str(live_folder)]
-    found = subprocess.run(command, input=content, capture_output=True, timeout=120)
+    found = subprocess.run(command, input=content, capture_output=True, timeout=600)
     assert found.returncode == 0, found.stderr
     stream = DeepSpeech2Stream(make_tiny_model(bidirectional=False, lookahead=3), processor)
     stream.feed((waveform / 32_768).astype(np.float32))
@@ -172,7 +172,7 @@ def test_live_on_a_terminal(live_folder, clips):
             shown += part
     except OSError:  # the other end is closed
         pass
-    assert process.wait(60) == 0
+    assert process.wait(600) == 0
     lines = shown.decode().split("\r\033[K")
     assert len(lines) > 10 and "\033[90m" in lines[5]
     ended = [line for line in lines if line.endswith("\n")]

@@ -20,7 +20,7 @@ SCHEMAS = {
         {"clean": ["train.100", "train.360", "validation", "test"], "other": ["train.500", "validation", "test"]},
         ["file", "audio", "text", "speaker_id", "chapter_id", "id"],
     ),
-    "mozilla-foundation/common_voice_17_0": (
+    "fixie-ai/common_voice_17_0": (
         {language: ["train", "validation", "test", "other", "invalidated"] for language in ("en", "zh-CN")},
         ["client_id", "path", "audio", "sentence", "up_votes", "down_votes", "age", "gender", "accent", "locale", "segment"],
     ),
