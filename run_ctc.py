@@ -106,9 +106,11 @@ def main(argv: list[str]) -> None:
         if training.eval_only:
             model, processor = load(training.model)
             model.to(accelerator.device)
-            report(measure(model, processor, tests, accelerator, training.eval_batch_size), accelerator)
+            decoder = None
             if has_decoder(training.model):
                 decoder = CTCBeamSearchDecoder.from_pretrained(training.model, processor.tokenizer)
+            report(measure(model, processor, tests, accelerator, training.eval_batch_size), accelerator)
+            if decoder is not None:
                 accelerator.print("With the model's decoder:")
                 report(measure(model, processor, tests, accelerator, training.eval_batch_size, decoder), accelerator)
             return
