@@ -10,7 +10,7 @@ The recordings are clips of the bundled speech, with pauses between them. Memory
 import argparse
 import io
 import json
-import subprocess
+import resource
 import sys
 import tempfile
 import time
@@ -107,16 +107,9 @@ def alignment(minutes: float) -> Iterator[str]:
     start = time.perf_counter()
     ctc_viterbi(emissions, labels, 0)
     wall = time.perf_counter() - start
-    most = psutil.Process().memory_info()
-    peak = getattr(most, "peak_wset", None) or _peak()
-    what = f"alignment of {minutes:.0f} minutes, {frames} frames, {letters} letters"
-    yield f"| {what}, without the model | {wall:.1f} s, {(peak - before) / 1e6:.0f} MB |"
-
-
-def _peak() -> int:
-    import resource
-
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    what = f"alignment of {minutes:.0f} minutes, {frames} frames, {letters} letters, without the model"
+    yield f"| {what} | {wall:.1f} s, {(most - before) / 1e6:.0f} MB |"
 
 
 def cuts(model_name: str, language: str) -> Iterator[str]:
@@ -147,6 +140,8 @@ def main() -> None:
         for row in cuts(arguments.model, arguments.language):
             print(row)
         return
+    for row in alignment(20 * arguments.hours):
+        print(row, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.model:
             models = {arguments.model: Path(arguments.model)}
@@ -157,8 +152,6 @@ def main() -> None:
             }
         for row in long_file(models, arguments.hours, ["--lm"] if arguments.lm else []):
             print(row, flush=True)
-    for row in alignment(20 * arguments.hours):
-        print(row, flush=True)
 
 
 if __name__ == "__main__":
