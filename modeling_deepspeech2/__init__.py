@@ -17,6 +17,7 @@ from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from .modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Model
 from .pipeline_deepspeech2 import DeepSpeech2Pipeline
 from .processing_deepspeech2 import DeepSpeech2Processor
+from .streaming_deepspeech2 import DeepSpeech2Stream
 from .tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 
 
@@ -29,6 +30,7 @@ __all__ = [
     "DeepSpeech2Model",
     "DeepSpeech2Pipeline",
     "DeepSpeech2Processor",
+    "DeepSpeech2Stream",
     "GreedyDecoder",
 ]
 
