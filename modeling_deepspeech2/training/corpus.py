@@ -1,0 +1,102 @@
+"""From recordings to training data, on the command line.
+
+    python -m modeling_deepspeech2.training.corpus prepare my_recordings --output my_speech    # clips with transcripts
+    python -m modeling_deepspeech2.training.corpus verify my_speech --html my_speech.html       # look before you train
+
+In come folders and settings, out go data sets and reports. The work itself is done by the modules named like the commands.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from ..configuration_deepspeech2 import DeepSpeech2Config
+from .processes import available_cores
+from .sources import DataError
+from .verify import CHECKS, all_splits, verify
+from .verify_report import html_report, text_report
+
+
+def _add_verify(commands) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="look at a data set before training",
+        description="Reads every utterance of a data set once and reports, as text and as one HTML page with plots: hours,\n"
+        "durations, character rates, characters outside the vocabulary, pairs that CTC cannot fit, duplicates\n"
+        "within and across splits, speakers shared between splits, silence, clipping, bandwidth, sampling rates.\n"
+        "Splits called train… are for training, all others to choose or measure a model.",
+        epilog="Exit code: 0, or 1 when something would spoil a result, or 2 for a wrong setting.\n\nchecks:\n"
+        + "\n".join(f"  {name:21s}{what}" for name, what in CHECKS.items())
+        + "\n\nexamples:\n"
+        "  %(prog)s my_speech --html my_speech.html\n"
+        "  %(prog)s me/my-speech train validation --model runs/mine --accept shared_speakers",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", help="a name on the Hub, or a folder: parquet shards, audio files or manifests")
+    parser.add_argument("splits", nargs="*", metavar="SPLIT", help="[CONFIGURATION/]SPLIT; without any, all that there are")
+    parser.add_argument("--tokenizer", help="the alphabet; without it, that of the training splits")
+    parser.add_argument("--model", help="a saved model, whose alphabet and stride in time are taken")
+    parser.add_argument(
+        "--time_stride", type=int, help=f"input frames for each output frame (default {DeepSpeech2Config().time_stride})"
+    )
+    parser.add_argument("--language", help="en, zh, …: whose text rules hold where no tokenizer is given")
+    parser.add_argument("--html", type=Path, help="write a page with plots to this file")
+    parser.add_argument(
+        "--accept", nargs="+", default=[], choices=CHECKS, metavar="CHECK", help="checks whose findings you accept"
+    )
+    parser.add_argument("--audio_column", default="audio", help="(default audio)")
+    parser.add_argument("--text_column", default="text", help="(default text)")
+    parser.add_argument("--speaker_column", default="speaker_id", help="(default speaker_id)")
+    parser.add_argument("--duration_column", default="duration", help="(default duration)")
+    _add_processes(parser)
+    parser.set_defaults(run=_verify)
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--processes", type=int, default=available_cores(), metavar="N", help="that work side by side (default: all cores)"
+    )
+
+
+def _verify(settings: argparse.Namespace) -> int:
+    tokenizer, stride = None, settings.time_stride
+    if settings.model:
+        stride = stride or DeepSpeech2Config.from_pretrained(settings.model).time_stride
+    if settings.tokenizer or settings.model:
+        tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer or settings.model)
+    found = verify(
+        settings.dataset,
+        settings.splits or all_splits(settings.dataset),
+        tokenizer,
+        stride or DeepSpeech2Config().time_stride,
+        settings.language,
+        (settings.audio_column, settings.text_column, settings.speaker_column, settings.duration_column),
+        settings.processes,
+    )
+    accepted = frozenset(settings.accept)
+    print(text_report(found, accepted))
+    if settings.html:
+        settings.html.write_text(html_report(found, Path(settings.dataset).name, accepted), encoding="utf-8")
+        print(f"The plots are in {settings.html}.")
+    return int(any(finding.spoils and finding.check not in accepted for finding in found.findings))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m modeling_deepspeech2.training.corpus",
+        description="From recordings to training data. COMMAND --help says more.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_verify(commands)
+    settings = parser.parse_args(arguments)
+    try:
+        return settings.run(settings)
+    except (DataError, ImportError, OSError, ValueError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
