@@ -7,16 +7,87 @@ In come folders and settings, out go data sets and reports. The work itself is d
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
 from ..configuration_deepspeech2 import DeepSpeech2Config
+from ..tokenization_deepspeech2 import LABEL_UNITS, NUMERALS, DeepSpeech2CTCTokenizer
+from .clips import MANIFESTS
+from .prepare import LEFT_OUT, PROCESSOR, PreparationSettings, prepare
 from .processes import available_cores
 from .sources import DataError
 from .verify import CHECKS, all_splits, verify
 from .verify_report import html_report, text_report
+from .vocabulary import coverage_report
+
+
+def _add_prepare(commands) -> None:
+    default = PreparationSettings()
+    parser = commands.add_parser(
+        "prepare",
+        help="clips with transcripts -> a data set ready for training",
+        description="Makes parquet shards with durations, from the shortest utterance to the longest, a tokenizer of the\n"
+        "transcripts' characters, and a feature extractor with the statistics of the training speech. Read are\n\n"
+        "  a folder of audio with metadata.csv or metadata.jsonl (file_name, text; speaker_id if you have it),\n"
+        "  or such a folder for each split: train, validation, test;\n"
+        f"  a manifest ({', '.join(MANIFESTS)}) with the columns audio (or audio_filepath, path, …) and text (or\n"
+        "  sentence, …), or a folder with one for each split;\n"
+        "  a folder as Kaldi has them: wav.scp, text, and if you like segments and utt2spk.\n\n"
+        "Audio stays as it is, in any sampling rate; what soundfile cannot read becomes FLAC.",
+        epilog="example:\n  %(prog)s my_recordings --language el --output my_speech",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help="the folder or manifest")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the data set, made if need be")
+    parser.add_argument("--audio_root", type=Path, help="where paths start from, if not in the manifest's own folder")
+    parser.add_argument(
+        "--validation_share", type=float, default=default.validation_share, metavar="SHARE",
+        help="of the speech, drawn where the source has no splits of its own (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--test_share", type=float, default=default.test_share, metavar="SHARE", help="likewise (default %(default)s)"
+    )
+    parser.add_argument(
+        "--shard_megabytes", type=int, default=default.shard_megabytes, metavar="MB", help="(default %(default)s)"
+    )
+    parser.add_argument("--language", help="en, zh, …: whose text rules hold; without it the alphabet is taken as it is")
+    parser.add_argument("--numerals", choices=NUMERALS, default=default.numerals, help="spell: digits are read as words")
+    parser.add_argument("--label_unit", choices=LABEL_UNITS, default=default.label_unit, help="(default %(default)s)")
+    parser.add_argument(
+        "--minimum_count", type=int, default=1, metavar="N", help="leave out what occurs less than N times (default 1)"
+    )
+    parser.add_argument("--extra_characters", default="", metavar="CHARACTERS", help="to include in any case")
+    parser.add_argument("--tokenizer", help="use this one instead of making one")
+    parser.set_defaults(run=_prepare)
+
+
+def _prepare(settings: argparse.Namespace) -> int:
+    fields = ("validation_share", "test_share", "shard_megabytes", "language", "numerals", "label_unit", "minimum_count")
+    tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer) if settings.tokenizer else None
+    preparation = PreparationSettings(
+        **{name: getattr(settings, name) for name in fields},
+        extra_characters=settings.extra_characters,
+        tokenizer=tokenizer,
+    )
+    prepared = prepare(settings.source, settings.output, preparation, settings.audio_root)
+    for split, facts in prepared.splits.items():
+        print(
+            f"{split}: {facts['utterances']:,} utterances, {facts['hours']:.2f} h, "
+            f"{facts['speakers'] or 'unnamed'} speakers, {facts['shards']} shards"
+        )
+    for name, reason in prepared.left_out[:10]:
+        print(f"left out: {name}: {reason}")
+    if prepared.left_out:
+        print(f"{len(prepared.left_out)} clips were left out, all of them named in {settings.output / LEFT_OUT}.")
+    print(coverage_report(prepared.tokenizer, prepared.texts))
+    print(
+        f"Go on with\n  python -m modeling_deepspeech2.training.corpus verify {settings.output} --tokenizer "
+        f"{settings.output / PROCESSOR}"
+    )
+    return 0
 
 
 def _add_verify(commands) -> None:
@@ -89,8 +160,11 @@ def main(arguments: list[str] | None = None) -> int:
         description="From recordings to training data. COMMAND --help says more.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_prepare(commands)
     _add_verify(commands)
     settings = parser.parse_args(arguments)
+    # The reports name what is left out, with counts; the tokenizer's own log lines would say it twice.
+    logging.getLogger(DeepSpeech2CTCTokenizer.__module__).setLevel(logging.ERROR)
     try:
         return settings.run(settings)
     except (DataError, ImportError, OSError, ValueError) as error:

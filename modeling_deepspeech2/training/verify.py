@@ -46,7 +46,7 @@ KNOWN_SENTENCES_SHARE = 0.1
 FEW_SPEAKERS = 20
 DURATION_TOLERANCE = 0.1  # seconds
 # Character rates so many deviations (by the median absolute one, of the logarithm) from the median are probably wrong pairs.
-RATE_DEVIATIONS = 5.0
+RATE_DEVIATIONS, LEAST_DEVIATION = 5.0, 0.1
 
 CHECKS = {
     "unreadable": "audio that cannot be read",
@@ -367,7 +367,7 @@ def find_characters(found: Verification) -> list[Finding]:
             seen.update(counts)
     for split, counts in found.characters.items():
         known = found.tokenizer.get_vocab()
-        unknown = Counter({c: n for c, n in counts.items() if c not in known})
+        unknown = Counter({c: n for c, n in counts.items() if c not in known and (is_training(split) or c in seen)})
         if unknown:
             share = unknown.total() / counts.total()
             message = (
@@ -505,10 +505,11 @@ def find_character_rates(found: Verification) -> list[Finding]:
     findings = []
     for split, rows in _by_split(found):
         rows = rows[(rows["error"] == "") & (rows["characters"] > 0) & (rows["seconds"] > 0)]
-        rates = np.log(rows["characters"] / rows["seconds"])
-        spread = 1.4826 * (rates - rates.median()).abs().median()  # a deviation, for a normal distribution
-        if not spread > 0:
+        if rows.empty:
             continue
+        rates = np.log(rows["characters"] / rows["seconds"])
+        # Of a normal distribution, this is the standard deviation; at least that of speaking faster and slower.
+        spread = max(1.4826 * (rates - rates.median()).abs().median(), LEAST_DEVIATION)
         usual = math.exp(rates.median())
         odd = (rates - rates.median()).abs() > RATE_DEVIATIONS * spread
         what = f"have character rates far from the usual {usual:.1f} a second: listen to them"
