@@ -32,6 +32,7 @@ from modeling_deepspeech2 import (
     DeepSpeech2ForCTC,
     DeepSpeech2Processor,
 )
+from modeling_deepspeech2.decoding_deepspeech2 import CTCBeamSearchDecoder, has_decoder
 from modeling_deepspeech2.training.arguments import command_line, model_settings, parse_arguments
 from modeling_deepspeech2.training.augmentation import Augmentation
 from modeling_deepspeech2.training.checkpoints import last_checkpoint, save_checkpoint
@@ -98,6 +99,10 @@ def main(argv: list[str]) -> None:
             model, processor = load(training.model)
             model.to(accelerator.device)
             report(measure(model, processor, tests, accelerator, training.eval_batch_size), accelerator)
+            if has_decoder(training.model):
+                decoder = CTCBeamSearchDecoder.from_pretrained(training.model, processor.tokenizer)
+                accelerator.print("With the model's decoder:")
+                report(measure(model, processor, tests, accelerator, training.eval_batch_size, decoder), accelerator)
             return
         kept = data.validation_share if not data.validation else 0.0
         train_data = speech(data, data.train, accelerator, kept, "kept")
@@ -449,8 +454,10 @@ def validate(model, processor, validation, progress, training, accelerator: Acce
     progress.best_cer = min(progress.best_cer, result.cer)
 
 
-def measure(model, processor, tests, accelerator: Accelerator, batch_size: int) -> dict[str, Evaluation]:
-    return {split: evaluate(model, processor, data, accelerator, batch_size, split) for split, data in tests.items()}
+def measure(model, processor, tests, accelerator: Accelerator, batch_size: int, decoder=None) -> dict[str, Evaluation]:
+    return {
+        split: evaluate(model, processor, data, accelerator, batch_size, split, decoder) for split, data in tests.items()
+    }
 
 
 def report(results: dict[str, Evaluation], accelerator: Accelerator) -> None:

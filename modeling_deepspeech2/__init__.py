@@ -12,14 +12,17 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_deepspeech2 import DeepSpeech2Config
+from .decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder
 from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from .modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Model
 from .pipeline_deepspeech2 import DeepSpeech2Pipeline
 from .processing_deepspeech2 import DeepSpeech2Processor
+from .streaming_deepspeech2 import DeepSpeech2Stream
 from .tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 
 
 __all__ = [
+    "CTCBeamSearchDecoder",
     "DeepSpeech2CTCTokenizer",
     "DeepSpeech2Config",
     "DeepSpeech2FeatureExtractor",
@@ -27,6 +30,8 @@ __all__ = [
     "DeepSpeech2Model",
     "DeepSpeech2Pipeline",
     "DeepSpeech2Processor",
+    "DeepSpeech2Stream",
+    "GreedyDecoder",
 ]
 
 AutoConfig.register(DeepSpeech2Config.model_type, DeepSpeech2Config, exist_ok=True)

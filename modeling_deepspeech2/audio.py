@@ -1,7 +1,8 @@
 """Any audio file -> mono waveform at the model's sampling rate.
 
 In comes a path or the bytes of a file, read by soundfile (wav, flac, mp3, ogg and more) and, where that does not know the
-format, by the ffmpeg program if there is one; out go float32 samples. What cannot be speech is refused with a reason.
+format, by the ffmpeg program if there is one; out go float32 samples, all at once or, for hours of audio, in blocks. What
+cannot be speech is refused with a reason.
 """
 
 import io
@@ -9,6 +10,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+from collections.abc import Iterator
 from numbers import Real
 
 import numpy as np
@@ -73,6 +76,61 @@ def read_audio(source: str | os.PathLike | bytes, sampling_rate: int, name: str 
         return to_mono(samples.mean(1), file.samplerate, sampling_rate, name)
 
 
+def read_audio_blocks(
+    source: str | os.PathLike | bytes, sampling_rate: int, seconds: float, name: str | None = None
+) -> Iterator[np.ndarray]:
+    """`read_audio` for recordings of any length: pieces of about `seconds`, one after the other, in bounded memory.
+
+    Raises:
+        AudioError, FileNotFoundError: as `read_audio`, as soon as it is known.
+    """
+    if name is None:
+        name = "the audio bytes" if isinstance(source, bytes) else os.fspath(source)
+    if not isinstance(source, bytes) and not os.path.exists(source):
+        raise FileNotFoundError(f"There is no audio file {name}.")
+    try:
+        file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except soundfile.LibsndfileError as error:
+        yield from _read_blocks_by_ffmpeg(source, sampling_rate, seconds, name, error)
+        return
+    with file:
+        resampler = None
+        samples_read = samples_given = 0
+        while True:
+            try:
+                block = file.read(max(1, round(seconds * file.samplerate)), dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"{name} is damaged or cut short ({error.error_string.strip()}).") from error
+            samples_read += len(block)
+            last = len(block) == 0
+            if samples_read == 0:
+                raise AudioError(f"{name} holds no samples.")
+            samples = block[:, 0] if last else to_mono(block.mean(1), file.samplerate, file.samplerate, name)
+            if file.samplerate != sampling_rate:
+                resampler = resampler or soxr.ResampleStream(file.samplerate, sampling_rate, 1, dtype="float32")
+                samples = resampler.resample_chunk(samples, last=last)
+            samples_given += len(samples)
+            if len(samples):
+                yield samples
+            if last:
+                break
+        if samples_given == 0:
+            raise AudioError(f"{name} is shorter than one sample at {sampling_rate} hertz.")
+        if _is_cut_short(file, samples_read, source):
+            logger.warning(
+                f"{name} is cut short: it ends before its format says, after {samples_read / file.samplerate:.2f} s."
+            )
+
+
+def audio_seconds(path: str | os.PathLike) -> float | None:
+    """Length of a file as its header says, None where soundfile does not know the format or there is no such file."""
+    try:
+        header = soundfile.info(os.fspath(path))
+    except soundfile.LibsndfileError:
+        return None
+    return header.frames / header.samplerate
+
+
 def _is_cut_short(file: soundfile.SoundFile, samples_read: int, source: str | os.PathLike | bytes) -> bool:
     if samples_read < file.frames:
         return True
@@ -98,14 +156,18 @@ def _has_last_ogg_page(source: str | os.PathLike | bytes) -> bool:
     return len(page) >= header + sum(page[27:header]) and bool(page[5] & 4)
 
 
-def _read_by_ffmpeg(
-    source: str | os.PathLike | bytes, sampling_rate: int, name: str, error: soundfile.LibsndfileError
-) -> np.ndarray:
+def _need_ffmpeg(name: str, error: soundfile.LibsndfileError) -> None:
     if shutil.which("ffmpeg") is None:
         raise AudioError(
             f"{name} is damaged, or in no audio format that soundfile knows ({error.error_string.strip().rstrip('.')}); "
             "formats beyond wav, flac, mp3 and ogg need the ffmpeg program."
         ) from error
+
+
+def _read_by_ffmpeg(
+    source: str | os.PathLike | bytes, sampling_rate: int, name: str, error: soundfile.LibsndfileError
+) -> np.ndarray:
+    _need_ffmpeg(name, error)
     if not isinstance(source, bytes):
         with open(source, "rb") as file:
             source = file.read()
@@ -113,6 +175,27 @@ def _read_by_ffmpeg(
         return ffmpeg_read(source, sampling_rate)
     except ValueError as ffmpeg_error:
         raise AudioError(f"{name} is not audio: neither soundfile nor ffmpeg can read it.") from ffmpeg_error
+
+
+def _read_blocks_by_ffmpeg(
+    source: str | os.PathLike | bytes, sampling_rate: int, seconds: float, name: str, error: soundfile.LibsndfileError
+) -> Iterator[np.ndarray]:
+    if isinstance(source, bytes):  # they are in memory anyhow
+        yield to_mono(_read_by_ffmpeg(source, sampling_rate, name, error), sampling_rate, sampling_rate, name)
+        return
+    _need_ffmpeg(name, error)
+    command = ["ffmpeg", "-nostdin", "-v", "quiet", "-i", os.fspath(source), "-ac", "1", "-ar", str(sampling_rate)]
+    block_bytes = 4 * max(1, round(seconds * sampling_rate))
+    with subprocess.Popen([*command, "-f", "f32le", "-"], stdout=subprocess.PIPE) as process:
+        try:
+            found = False
+            while block := process.stdout.read(block_bytes):
+                found = True
+                yield to_mono(np.frombuffer(block[: len(block) // 4 * 4], "<f4"), sampling_rate, sampling_rate, name)
+        finally:
+            process.kill()  # for a reader that stops in the middle; a finished process is not hurt
+    if not found:
+        raise AudioError(f"{name} is not audio: neither soundfile nor ffmpeg can read it.") from error
 
 
 def to_mono(samples: np.ndarray, rate: int, sampling_rate: int, name: str = "the audio array") -> np.ndarray:

@@ -1,18 +1,21 @@
-"""Live: samples in, in pieces of any size, logits out as soon as their frames are complete (section 3.7 of the paper).
+"""Live: samples in, in pieces of any size, logits and text out as soon as their frames are complete (section 3.7).
 
 Everything that looks at a window of time keeps the end of what it has seen, and the recurrence its state. What comes out,
 put together, is what one pass over the whole utterance gives.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder, Hypothesis
 from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor, mono
 from .modeling_deepspeech2 import DeepSpeech2ForCTC
+from .utterances_deepspeech2 import LiveText, UtteranceDecoder
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,44 @@ class AcousticState:
     windows: list[Tensor]  # what each convolution will need again, (batch, time, channels, bins)
     recurrent: list[Tensor | tuple[Tensor, Tensor] | None]
     lookahead: Tensor | None  # hidden states whose future is not complete
+
+    @property
+    def phase(self) -> tuple:
+        """Streams of equal phase can go in step."""
+        lookahead = -1 if self.lookahead is None else self.lookahead.shape[1]
+        return tuple(window.shape[1] for window in self.windows), self.recurrent[0] is None, lookahead
+
+    @classmethod
+    def join(cls, states: list["AcousticState"]) -> "AcousticState":
+        """Streams of equal phase -> one batch."""
+        if len(states) == 1:
+            return states[0]
+        windows = [torch.cat(windows) for windows in zip(*(state.windows for state in states))]
+        recurrent = [_join_recurrent(parts) for parts in zip(*(state.recurrent for state in states))]
+        has_lookahead = states[0].lookahead is not None
+        return cls(windows, recurrent, torch.cat([state.lookahead for state in states]) if has_lookahead else None)
+
+    def split(self) -> list["AcousticState"]:
+        """One batch -> its streams."""
+        size = len(self.windows[0])
+        if size == 1:
+            return [self]
+        windows = zip(*(window.split(1) for window in self.windows))
+        recurrent = zip(*(_split_recurrent(part, size) for part in self.recurrent))
+        lookahead = [None] * size if self.lookahead is None else self.lookahead.split(1)
+        return [AcousticState(list(w), list(r), kept) for w, r, kept in zip(windows, recurrent, lookahead)]
+
+
+def _join_recurrent(parts: tuple) -> Tensor | tuple[Tensor, ...] | None:
+    if isinstance(parts[0], tuple):
+        return tuple(torch.cat(values, dim=1) for values in zip(*parts))
+    return None if parts[0] is None else torch.cat(parts, dim=1)
+
+
+def _split_recurrent(part: Tensor | tuple[Tensor, ...] | None, size: int) -> list:
+    if isinstance(part, tuple):
+        return list(zip(*(values.split(1, dim=1) for values in part)))
+    return [None] * size if part is None else list(part.split(1, dim=1))
 
 
 class StreamingModel:
@@ -165,3 +206,122 @@ def _convolve(layer: torch.nn.Module, signal: Tensor, frames: int) -> Tensor:
         return signal.new_zeros(len(signal), 0, conv.out_channels, bins)
     outputs = F.conv2d(signal.transpose(1, 2), conv.weight, conv.bias, conv.stride, (0, conv.padding[1]))
     return F.hardtanh(outputs.transpose(1, 2), 0.0, float(layer.clip))
+
+
+class DeepSpeech2Stream:
+    """A live stream: samples in, text out.
+
+    >>> stream = DeepSpeech2Stream(model, processor)
+    >>> for samples in microphone:
+    ...     for utterance in stream.feed(samples):
+    ...         print(utterance.text)
+    ...     print(stream.text.stable, stream.text.tentative)
+    >>> stream.finish()
+
+    Args:
+        model: a trained unidirectional model, what `fold_batch_norm` or quantisation made of it, or a [`StreamingModel`],
+            which many streams can share.
+        processor: the [`DeepSpeech2Processor`] beside it.
+        decoder: a [`CTCBeamSearchDecoder`]; None: the best path.
+        end_of_utterance: seconds without a symbol that end an utterance.
+        longest_utterance: seconds after which one is cut at its longest pause.
+        hotwords: word or phrase -> weight, see [`CTCBeamSearchDecoder.decode`].
+
+    Raises:
+        ValueError: the model is bidirectional, or its features are normalised by the utterance.
+    """
+
+    def __init__(
+        self,
+        model: DeepSpeech2ForCTC | StreamingModel,
+        processor: Any,
+        decoder: CTCBeamSearchDecoder | None = None,
+        end_of_utterance: float = 0.8,
+        longest_utterance: float = 30.0,
+        hotwords: dict[str, float] | None = None,
+    ):
+        self.model = model if isinstance(model, StreamingModel) else StreamingModel(model)
+        self.features = StreamingFeatures(processor.feature_extractor)
+        config = self.model.model.config
+        self.utterances = UtteranceDecoder(
+            decoder or GreedyDecoder(processor.tokenizer),
+            config.inputs_to_logits_ratio / config.sampling_rate,
+            end_of_utterance,
+            longest_utterance,
+            hotwords,
+        )
+        self.state: AcousticState | None = self.model.start()
+        self.ended: list[str] = []  # texts of the utterances that are over
+
+    @property
+    def text(self) -> LiveText:
+        """All that was heard since the beginning: a stable part, which only grows, and a tentative part behind it."""
+        current = self.utterances.text
+        before = self.utterances.between.join(self.ended)
+        if before and str(current):
+            before += self.utterances.between
+        return LiveText(before + current.stable, current.tentative)
+
+    def feed(self, samples: np.ndarray | Tensor) -> list[Hypothesis]:
+        """Goes on by some samples.
+
+        Args:
+            samples: floating point in [-1, 1], at the model's sampling rate, shape (samples,) or (channels, samples).
+
+        Returns:
+            The utterances that ended, with times from the stream's beginning.
+
+        Raises:
+            ValueError: samples that are not such numbers, or a stream that is finished.
+        """
+        return feed_streams([self], [samples])[0]
+
+    def finish(self) -> list[Hypothesis]:
+        """Nothing comes after -> the utterances that had not ended yet."""
+        self._check()
+        features = self.features(np.zeros(0, np.float32), last=True)
+        logits, _ = self.model.step(features[None], self.state, last=True)
+        self.state = None
+        return self._hear(logits[0], last=True)
+
+    def _check(self) -> None:
+        if self.state is None:
+            raise ValueError("This stream is finished: make another DeepSpeech2Stream for what comes.")
+
+    def _hear(self, logits: Tensor, last: bool = False) -> list[Hypothesis]:
+        ended = self.utterances.feed(logits.float().cpu())
+        if last:
+            ended += self.utterances.finish()
+        self.ended += [utterance.text for utterance in ended]
+        return ended
+
+
+def feed_streams(streams: list[DeepSpeech2Stream], pieces: list[np.ndarray | Tensor]) -> list[list[Hypothesis]]:
+    """`feed` for many streams at once: those that share a [`StreamingModel`] go through it in one batch.
+
+    Args:
+        streams: begun at any time.
+        pieces: the new samples of each; pieces of equal length make the largest batches.
+
+    Returns:
+        For each stream the utterances that ended.
+    """
+    for stream in streams:
+        stream._check()
+    features = [stream.features(samples) for stream, samples in zip(streams, pieces, strict=True)]
+    ended: list[list[Hypothesis]] = [[] for _ in streams]
+    while True:
+        groups: dict[tuple, list[int]] = {}
+        for index, stream in enumerate(streams):
+            if len(features[index]):
+                groups.setdefault((id(stream.model), *stream.state.phase), []).append(index)
+        if not groups:
+            return ended
+        for group in groups.values():
+            frames = min(len(features[index]) for index in group)
+            state = AcousticState.join([streams[index].state for index in group])
+            batch = torch.stack([features[index][:frames] for index in group])
+            logits, state = streams[group[0]].model.step(batch, state)
+            for index, own, next_state in zip(group, logits, state.split()):
+                streams[index].state, features[index] = next_state, features[index][frames:]
+                ended[index] += streams[index]._hear(own)

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_deepspeech2 import DeepSpeech2FeatureExtractor, DeepSpeech2ForCTC
-from modeling_deepspeech2.streaming_deepspeech2 import SlidingWindow, StreamingFeatures, StreamingModel
+from modeling_deepspeech2 import DeepSpeech2FeatureExtractor, DeepSpeech2ForCTC, DeepSpeech2Stream
+from modeling_deepspeech2.decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder
+from modeling_deepspeech2.streaming_deepspeech2 import SlidingWindow, StreamingFeatures, StreamingModel, feed_streams
 
 
 LIVE = [
@@ -167,3 +168,77 @@ def test_what_cannot_be_live(make_tiny_model):
         StreamingModel(make_tiny_model())
     with pytest.raises(ValueError, match="normalization='training_set'"):
         StreamingFeatures(DeepSpeech2FeatureExtractor(normalization="utterance"))
+
+
+@pytest.fixture(scope="module")
+def live_model(make_tiny_model) -> StreamingModel:
+    return StreamingModel(make_tiny_model(bidirectional=False, lookahead=5))
+
+
+@pytest.fixture(scope="module", params=["greedy", "beam"])
+def decoder(request, processor):
+    if request.param == "greedy":
+        return GreedyDecoder(processor.tokenizer)
+    return CTCBeamSearchDecoder(processor.tokenizer, beam_width=4)
+
+
+def test_text_is_the_offline_text(clips, processor, live_model, decoder):
+    """Clips in random pieces: the text, words and times that the decoder finds in the logits of one pass."""
+    rng = np.random.default_rng(0)
+    for clip in clips:
+        stream, found = DeepSpeech2Stream(live_model, processor, decoder, end_of_utterance=5), []
+        place, stable = 0, ""
+        while place < len(clip.waveform):
+            size = int(rng.choice([1, 160, 1_600, 7_000])) + int(rng.integers(0, 900))
+            found += stream.feed(clip.waveform[place : place + size])
+            assert stream.text.stable.startswith(stable)
+            place, stable = place + size, stream.text.stable
+        found += stream.finish()
+        inputs = processor.feature_extractor(clip.waveform, sampling_rate=16_000, return_tensors="pt")
+        with torch.no_grad():
+            (expected,) = decoder.decode(live_model.model(**inputs).logits[0], 0.02)
+        (hypothesis,) = found
+        assert hypothesis.text == expected.text == stream.text.stable and stream.text.tentative == ""
+        assert hypothesis.text.startswith(stable) and len(hypothesis.text) > 15
+        assert [(word.text, word.start) for word in hypothesis.words] == [(word.text, word.start) for word in expected.words]
+        assert hypothesis.score == pytest.approx(expected.score, rel=1e-4)
+
+
+def test_many_streams_in_one_batch(clips, processor, make_tiny_model):
+    """Streams that begin and end at different times, in pieces of different sizes, hear what each hears alone."""
+    for settings_ in ({"lookahead": 5}, {"rnn_type": "lstm", "hidden_act": "tanh"}):
+        model = StreamingModel(make_tiny_model(bidirectional=False, **settings_).double())
+        expected = []
+        for clip in clips[:4]:
+            stream = DeepSpeech2Stream(model, processor)
+            expected.append(stream.feed(clip.waveform) + stream.finish())
+        batches = []
+        step = model.step
+        model.step = lambda features, *rest, step=step, batches=batches: (
+            batches.append(len(features)) or step(features, *rest)
+        )
+        streams = [DeepSpeech2Stream(model, processor) for _ in range(4)]
+        found = [[] for _ in streams]
+        sizes = [1_600, 1_600, 1_600, 1_111]
+        places = [-4_800, 0, 0, 0]  # the first begins later
+        while any(place < len(clip.waveform) for place, clip in zip(places, clips)):
+            going = [i for i in range(4) if 0 <= places[i] < len(clips[i].waveform)]
+            new = [clips[i].waveform[places[i] : places[i] + sizes[i]] for i in going]
+            for index, ended in zip(going, feed_streams([streams[i] for i in going], new)):
+                found[index] += ended
+            places = [place + size for place, size in zip(places, sizes)]
+        model.step = step
+        for index, stream in enumerate(streams):
+            found[index] += stream.finish()
+        assert [[one.text for one in own] for own in found] == [[one.text for one in own] for own in expected]
+        assert max(batches) >= 3
+
+
+def test_stream_that_is_finished(processor, live_model):
+    stream = DeepSpeech2Stream(live_model, processor)
+    assert stream.feed(np.zeros(100, np.float32)) == [] and stream.text == ("", "")
+    stream.finish()
+    with pytest.raises(ValueError, match="finished"):
+        stream.feed(np.zeros(100, np.float32))
+    with pytest.raises(ValueError, match="finished"):
+        stream.finish()

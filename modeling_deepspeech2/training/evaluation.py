@@ -1,6 +1,7 @@
-"""Measures a model on a split: greedy transcripts, word and character error rates."""
+"""Measures a model on a split: transcripts, word and character error rates."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from ..decoding_deepspeech2 import CTCBeamSearchDecoder
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from .data import Batches, Collator, make_loader
@@ -42,6 +44,27 @@ class Evaluation:
 
 
 @torch.no_grad()
+def emissions(
+    model: DeepSpeech2ForCTC,
+    processor: DeepSpeech2Processor,
+    data: SpeechData,
+    accelerator: Accelerator,
+    batch_size: int,
+    description: str,
+) -> Iterator[tuple[dict, torch.Tensor]]:
+    """Batches of a split, shared out among the processes, with their logits, shape (batch, output frames, vocab_size)."""
+    world_size = accelerator.num_processes
+    plan = Batching(batch_size, parts=world_size, sorta_grad=True).plan(data.index, epoch=0)  # similar lengths: less padding
+    batches = Batches(data, plan, rank=accelerator.process_index, world_size=world_size)
+    loader = make_loader(batches, Collator(processor, model.config, training=False))
+    for batch in tqdm(
+        loader, description, plan.steps, unit=" batches", leave=False, disable=not accelerator.is_main_process
+    ):
+        inputs = (batch[name].to(accelerator.device) for name in ("input_features", "attention_mask"))
+        yield batch, model(*inputs).logits if batch["names"] else torch.zeros(0, 0, model.config.vocab_size)
+
+
+@torch.no_grad()
 def evaluate(
     model: DeepSpeech2ForCTC,
     processor: DeepSpeech2Processor,
@@ -49,30 +72,26 @@ def evaluate(
     accelerator: Accelerator,
     batch_size: int = 16,
     description: str = "evaluation",
+    decoder: CTCBeamSearchDecoder | None = None,
 ) -> Evaluation:
-    """Transcribes every utterance of a split greedily, shared out among the processes.
+    """Transcribes every utterance of a split, shared out among the processes, greedily or with a decoder.
 
     Raises:
         ValueError: not one utterance of the split could be used.
     """
     model.eval()
-    world_size = accelerator.num_processes
-    plan = Batching(batch_size, parts=world_size, sorta_grad=True).plan(data.index, epoch=0)  # similar lengths: less padding
-    batches = Batches(data, plan, rank=accelerator.process_index, world_size=world_size)
-    loader = make_loader(batches, Collator(processor, model.config, training=False))
     names, predictions, references, skipped, seconds = [], [], [], [], 0.0
-    progress = tqdm(loader, description, plan.steps, unit=" batches", leave=False, disable=not accelerator.is_main_process)
-    for batch in progress:
+    for batch, logits in emissions(model, processor, data, accelerator, batch_size, description):
         skipped += batch["skipped"]
-        if not batch["names"]:
-            continue
-        logits = model(batch["input_features"].to(accelerator.device), batch["attention_mask"].to(accelerator.device)).logits
         names += batch["names"]
         references += batch["texts"]
-        predictions += processor.tokenizer.batch_decode(logits.argmax(-1).cpu())
+        if decoder is None:
+            predictions += processor.tokenizer.batch_decode(logits.argmax(-1).cpu()) if batch["names"] else []
+        else:
+            predictions += [found[0].text for found in decoder.decode_batch(list(logits.float().cpu()), 1.0)]
         seconds += batch["seconds"]
     model.train()
-    if world_size > 1:
+    if accelerator.num_processes > 1:
         names, predictions, references, skipped = map(gather_object, (names, predictions, references, skipped))
         seconds = accelerator.reduce(torch.tensor(seconds, device=accelerator.device)).item()
     if not references:
