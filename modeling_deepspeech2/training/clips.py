@@ -50,6 +50,8 @@ def read_clips(source: Path, audio_root: Path | None = None) -> Iterator[Clip]:
         return
     if not source.is_dir():
         raise DataError(f"There is no folder or manifest {source}.")
+    if any(source.rglob("*.parquet")):
+        raise DataError(f"{source} holds parquet shards already, which are read as they are.")
     for find, read in ((_kaldi_folders, _read_kaldi), (_metadata_files, _read_manifest), (_manifests, _read_manifest)):
         found = find(source)
         if found:

@@ -82,6 +82,8 @@ def write_shards(rows: Iterable[dict], folder: Path, split: str, shard_bytes: in
         if writer is not None:
             writer.close()
     except BaseException:
+        if writer is not None:
+            writer.close()
         for part in parts:
             part.unlink(missing_ok=True)
         raise
