@@ -38,7 +38,7 @@ from .transcripts import Recording, read_recordings
 FILTER = "filter.json"
 REJECTED = "rejected.csv"
 # Short recordings are worked on together, as many as have so much text.
-CHARACTERS_AT_A_TIME = 4_000
+CHARACTERS_AT_A_TIME = 2_000
 BUCKET_SECONDS = 3_600.0  # of segments of similar length, which are sorted in memory
 PART_SCHEMA = pyarrow.schema(
     [
@@ -152,9 +152,8 @@ def build(
             found[split] = write_shards(_rows(some, parts, work, bar), output, split, settings.shard_megabytes * 2**20)
     rejected = segments[segments["reason"] != ""]
     table = rejected[["id", "source", "start", "end", "reason", "probability", "text"]]
-    costs = pandas.DataFrame(
-        [row if row is not None else [] for row in rejected["right"]], columns=FEATURES, index=rejected.index
-    )
+    costs = [[np.nan] * len(FEATURES) if row is None else row for row in rejected["right"]]
+    costs = pandas.DataFrame(costs, columns=FEATURES, index=rejected.index)
     table.join(costs).to_csv(output / REJECTED, index=False, float_format="%.4g")
     share = len(kept) / len(segments)
     description = (

@@ -99,7 +99,8 @@ def _add_build(commands) -> None:
         "build",
         help="long recordings with rough transcripts -> a data set for training",
         description="Aligns recordings with their transcripts by a trained model, cuts them where it hears nothing between\n"
-        "two words, and keeps those segments whose transcript is right, as a classifier judges by their CTC costs. Read are\n\n"
+        "two words, and keeps those segments whose transcript is right, as a classifier judges by their CTC costs.\n"
+        "Read are\n\n"
         "  a folder of audio files with transcripts of the same name beside them: .txt (a sentence a line), .srt,\n"
         '  .vtt or .json ({"text": …} or a list of {"text": …, "speaker": …});\n'
         "  an audio folder or manifest, as `prepare` reads them;\n"
