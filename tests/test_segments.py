@@ -61,6 +61,15 @@ def test_a_long_pause_is_preferred_to_an_exact_length():
     assert segments_of([words], words[-1][2])[0].text.endswith("w13")
 
 
+def test_no_cut_beside_a_word_that_was_found_in_silence():
+    """It was said on the other side of the pause, perhaps: then another pause, though a shorter one, is better."""
+    words = spoken(34, {13: 0.5, 16: 0.6, 17: 1.0})
+    heard = words[:17] + words[18:]
+    own = aligned([words])
+    found = cut(own, [Line(own[0].text)], recording([heard], words[-1][2]), RATE, CuttingSettings())
+    assert found[0].text.endswith("w13")
+
+
 def test_speech_without_a_pause_stays_whole():
     """It is too long, and for the caller to reject; a cut inside a word would be worse."""
     words = spoken(100, {})

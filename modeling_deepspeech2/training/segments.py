@@ -5,6 +5,7 @@ it says nothing for a while between two words. Whether a segment's transcript is
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,13 +88,14 @@ def cut(
     """Cuts an aligned recording into segments.
 
     The cuts are those that make the sum over all segments of ((length − seconds) / seconds)² and over all cuts of pause /
-    run of blanks least, so that long pauses are preferred; within the run it is cut where it is quietest.
+    run of blanks least, so that long pauses are preferred. A word that the alignment found in silence was said on one side
+    of the pause or on the other, and a cut beside it costs one more. Within the run it is cut where it is quietest.
     """
     words, spoken = _words(aligned, lines)
     runs = [after.start - before.end for before, after in zip(words, words[1:])]
     changes = [spoken[before.line].speaker != spoken[after.line].speaker for before, after in zip(words, words[1:])]
-    ends = _best_cuts(words, runs, changes, settings)
     level = _Loudness(waveform, rate, words)
+    ends = _best_cuts(words, runs, changes, lambda word: level.is_silent(word.start, word.end), settings)
     segments, first, opens = [], 0, 0.0
     for end in ends:
         is_last = end == len(words)
@@ -130,7 +132,13 @@ def _text(words: list[_Word], lines: list[Line]) -> str:
     return " ".join(pieces)
 
 
-def _best_cuts(words: list[_Word], runs: list[float], changes: list[bool], settings: CuttingSettings) -> list[int]:
+def _best_cuts(
+    words: list[_Word],
+    runs: list[float],
+    changes: list[bool],
+    is_lost: Callable[[_Word], bool],
+    settings: CuttingSettings,
+) -> list[int]:
     """Before which word each segment ends."""
     places = [0, *(i + 1 for i, run in enumerate(runs) if changes[i] or run >= settings.pause), len(words)]
     best, come_from = [0.0], [0]
@@ -147,7 +155,10 @@ def _best_cuts(words: list[_Word], runs: list[float], changes: list[bool], setti
             candidates.append((cost, before))
         cost, before = min(candidates)
         is_end = places[here] == len(words)
-        best.append(cost + (0.0 if is_end else settings.pause / max(runs[places[here] - 1], 0.02)))
+        if not is_end:
+            cost += settings.pause / max(runs[places[here] - 1], 0.02)
+            cost += any(map(is_lost, words[places[here] - 1 : places[here] + 1]))
+        best.append(cost)
         come_from.append(before)
         if not is_end and changes[places[here] - 1]:
             must = here
@@ -174,6 +185,9 @@ class _Loudness:
         sums = np.cumsum(np.square(self.waveform[first:last], dtype=np.float64))
         return (sums[self.size :] - sums[: -self.size]) / self.size
 
+    def is_silent(self, start: float, end: float) -> bool:
+        return bool(self._power(start, end).max(initial=0.0) <= self.silence)
+
     def quietest(self, start: float, end: float) -> float:
         """The middle of the quietest tenth of a second, in seconds."""
         power = self._power(start, end)
@@ -188,11 +202,7 @@ class _Loudness:
 
         What is said and not in the transcript must stay, for the filter to see.
         """
-        if end <= start:
-            return end, start
-        if self._power(start, end).max(initial=0.0) <= self.silence:
-            return start, end
-        return end, start
+        return (start, end) if start < end and self.is_silent(start, end) else (end, start)
 
 
 def segment_samples(segment: Segment, waveform: np.ndarray, rate: int) -> np.ndarray:
