@@ -1,0 +1,122 @@
+"""Utterances -> a data set that `run_ctc.py` and the Hub read: parquet shards and a card.
+
+In come rows in the order in which they are to stand, out go shards of about the same size. A shard is written whole or not
+at all; at most one group of rows is held.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+from datasets import Audio, Features, Value
+from huggingface_hub import DatasetCard, DatasetCardData
+
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "audio": Audio(),
+        "text": Value("string"),
+        "speaker_id": Value("string"),
+        "source": Value("string"),
+        "duration": Value("float32"),
+    }
+)
+GROUP_ROWS = 64
+CARD = "README.md"
+
+_TEMPLATE = """---
+{metadata}
+---
+
+# {name}
+
+{description}
+
+| split | utterances | hours | speakers | shards |
+| --- | ---: | ---: | ---: | ---: |
+{table}
+
+Columns: `id`, `audio`, `text`, `speaker_id` (or null), `source` (the file it comes from), `duration` in seconds. Each
+split goes from the shortest utterance to the longest.
+"""
+
+
+def write_shards(rows: Iterable[dict], folder: Path, split: str, shard_bytes: int) -> dict:
+    """Writes one split.
+
+    Args:
+        rows: with the columns of `FEATURES`.
+        shard_bytes: a shard ends when it has reached so many.
+
+    Returns:
+        utterances, hours, speakers and shards of the split.
+    """
+    schema = FEATURES.arrow_schema
+    writer, size, group = None, 0, []
+    parts: list[Path] = []
+    facts = {"utterances": 0, "seconds": 0.0, "speakers": set()}
+
+    def write_group() -> None:
+        if writer is not None and group:
+            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
+            group.clear()
+
+    try:
+        for row in rows:
+            if writer is None:
+                parts.append(folder / f"{split}-{len(parts):05d}.part")
+                writer, size = pyarrow.parquet.ParquetWriter(parts[-1], schema), 0
+            group.append(row)
+            size += len(row["audio"]["bytes"])
+            facts["utterances"] += 1
+            facts["seconds"] += row["duration"]
+            facts["speakers"].add(row["speaker_id"])
+            if len(group) == GROUP_ROWS or size >= shard_bytes:
+                write_group()
+            if size >= shard_bytes:
+                writer.close()
+                writer = None
+        write_group()
+        if writer is not None:
+            writer.close()
+    except BaseException:
+        if writer is not None:
+            writer.close()
+        for part in parts:
+            part.unlink(missing_ok=True)
+        raise
+    for number, part in enumerate(parts):
+        part.rename(folder / f"{split}-{number:05d}-of-{len(parts):05d}.parquet")
+    return {
+        "utterances": facts["utterances"],
+        "hours": facts["seconds"] / 3600,
+        "speakers": len(facts["speakers"] - {None}),
+        "shards": len(parts),
+    }
+
+
+def write_card(folder: Path, splits: dict[str, dict], language: str | None, description: str) -> None:
+    """Writes README.md, which also tells `datasets` which files are the splits.
+
+    Args:
+        splits: of each split what [`write_shards`] returned.
+    """
+    metadata = DatasetCardData(
+        language=language,
+        pretty_name=folder.name,
+        task_categories=["automatic-speech-recognition"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"{split}-*.parquet"} for split in splits],
+            }
+        ],
+    )
+    table = [
+        f"| {split} | {facts['utterances']:,} | {facts['hours']:.2f} | {facts['speakers'] or '–'} | {facts['shards']} |"
+        for split, facts in splits.items()
+    ]
+    card = _TEMPLATE.format(metadata=metadata.to_yaml(), name=folder.name, description=description, table="\n".join(table))
+    DatasetCard(card, ignore_metadata_errors=True).save(folder / CARD)
