@@ -5,10 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+from accelerate import Accelerator
+from transformers import AutoTokenizer, pipeline
 
-from modeling_deepspeech2 import CTCBeamSearchDecoder
+from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
+from modeling_deepspeech2.training.evaluation import evaluate
 from modeling_deepspeech2.training.language_model import build
+from modeling_deepspeech2.training.sources import SpeechData, read_waveform
 from modeling_deepspeech2.training.tuning import finer, first_round, main, tune
 
 
@@ -63,6 +66,22 @@ def test_the_command(tiny_model_folder, language_model_file, tmp_path, capsys):
     decoder = CTCBeamSearchDecoder.from_pretrained(folder)
     assert (decoder.alpha, decoder.beta, decoder.beam_width) == (best["alpha"], best["beta"], 4)
     assert (folder / "decoder_tuning.png").stat().st_size > 5000
+
+
+def test_evaluation_with_a_decoder(tiny_model_with_decoder):
+    """`run_ctc.py --eval_only` hears with a decoder what the pipeline hears."""
+    model = DeepSpeech2ForCTC.from_pretrained(tiny_model_with_decoder)
+    processor = DeepSpeech2Processor.from_pretrained(tiny_model_with_decoder)
+    data = SpeechData("demo/speech", ["english/validation"], show_progress=False)
+    data.index = data.index.select(np.arange(len(data.index)) < 6)
+    decoder = CTCBeamSearchDecoder.from_pretrained(tiny_model_with_decoder, processor.tokenizer)
+    found = evaluate(model, processor, data, Accelerator(), batch_size=4, decoder=decoder)
+    recognizer = pipeline("automatic-speech-recognition", model=tiny_model_with_decoder)
+    heard = {
+        one.name: recognizer(read_waveform(one.audio, 16_000, one.name))["text"] for one in data.read(np.arange(6)).values()
+    }
+    assert dict(zip(found.names, found.predictions)) == heard
+    assert found.predictions != evaluate(model, processor, data, Accelerator(), batch_size=4).predictions
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,8 @@ def tune(
                     tuning.rates[alpha, beta] = rates.compute(predictions=texts, references=references)[metric]
                 best = tuning.best
                 bar.set_postfix_str(f"best {metric.upper()} {tuning.rates[best]:.2%} at alpha {best[0]:g}, beta {best[1]:g}")
+        bar.total = bar.n  # at the edge of the grid there are fewer neighbours
+        bar.refresh()
     decoder.alpha, decoder.beta = tuning.best
     return tuning
 
