@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import AutoTokenizer
 
-from modeling_deepspeech2.decoding_deepspeech2 import CTCBeamSearchDecoder
+from modeling_deepspeech2.decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder, log_softmax, viterbi
+from modeling_deepspeech2.ngram import LanguageModelError, NGramModel
 from modeling_deepspeech2.tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 
 
