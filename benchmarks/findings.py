@@ -10,9 +10,11 @@ was interrupted goes on, and the picture and the table beside them can be drawn 
 import argparse
 import json
 import os
+import queue
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,12 @@ from tqdm.auto import tqdm
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+
+
+# As many runs at a time as there are cores, each on its own: a small model gains little from a second one.
+ON_ONE_CORE = (
+    "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])}); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+)
 
 
 @dataclass
@@ -51,8 +59,8 @@ FINDINGS = {
 }
 
 
-def train(finding: Finding, variant: str, seed: int, output: Path) -> None:
-    """One run, unless its results are there already; an interrupted one goes on."""
+def train(finding: Finding, variant: str, seed: int, output: Path, cores: "queue.Queue[int]") -> None:
+    """One run on one core, unless its results are there already; an interrupted one goes on."""
     if (output / "results.json").exists():
         return
     settings = finding.settings | finding.variants[variant] | {"seed": seed, "output_dir": output}
@@ -61,10 +69,11 @@ def train(finding: Finding, variant: str, seed: int, output: Path) -> None:
         arguments.append("--resume")
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     output.mkdir(parents=True, exist_ok=True)
+    core = cores.get()
+    command = [sys.executable, "-c", ON_ONE_CORE, str(core), "run_ctc.py", finding.recipe, *arguments]
     with (output / "log.txt").open("a") as log:
-        done = subprocess.run(
-            [sys.executable, "run_ctc.py", finding.recipe, *arguments], stdout=log, stderr=log, env=environment
-        )
+        done = subprocess.run(command, stdout=log, stderr=log, env=environment)
+    cores.put(core)
     if done.returncode:
         raise SystemExit(f"A run failed; {output / 'log.txt'} says why.")
 
@@ -125,9 +134,17 @@ def main() -> None:
             variant: [arguments.output / name / f"{variant}-{seed}" for seed in range(arguments.seeds)]
             for variant in finding.variants
         }
-        todo = [(variant, seed) for seed in range(arguments.seeds) for variant in finding.variants]
-        for variant, seed in tqdm(todo, name, unit=" runs"):
-            train(finding, variant, seed, folders[variant][seed])
+        cores: queue.Queue[int] = queue.Queue()
+        for core in os.sched_getaffinity(0):
+            cores.put(core)
+        with ThreadPoolExecutor(cores.qsize()) as runs_at_a_time:
+            tasks = [
+                runs_at_a_time.submit(train, finding, variant, seed, folders[variant][seed], cores)
+                for seed in range(arguments.seeds)
+                for variant in finding.variants
+            ]
+            for task in tqdm(as_completed(tasks), name, len(tasks), unit=" runs"):
+                task.result()
         runs = {variant: [read(folder) for folder in of_seeds] for variant, of_seeds in folders.items()}
         draw(name, finding, runs, arguments.output / f"{name}.png")
         print(table(runs))
