@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
@@ -154,12 +155,15 @@ def main(argv: list[str]) -> None:
             f"goes on from its last checkpoint with --resume, also on another number of processes."
         ) from error
 
+    accelerator.wait_for_everyone()
     model = DeepSpeech2ForCTC.from_pretrained(output / "checkpoints" / "best").to(accelerator.device)
     results = measure(model, processor, tests, accelerator, training.eval_batch_size)
     report(results, accelerator)
     if accelerator.is_main_process:
         save_repository(output, model, processor)
         draw_curve(progress.history, output / CURVE)
+        rates = {split: {"wer": result.wer, "cer": result.cer} for split, result in results.items()}
+        (output / "results.json").write_text(json.dumps(rates, indent=1))
         (output / "history.json").write_text(json.dumps(progress.history, indent=1))
         omitted = {"utterances": progress.skipped, "steps": progress.steps_left_out}
         (output / "skipped.json").write_text(json.dumps(omitted, indent=1, ensure_ascii=False))
@@ -509,6 +513,7 @@ def log(progress: Progress, window: Counter, scheduler, norm: float, bar: tqdm, 
         "audio_seconds_per_second": readers * total["audio"] / total["seconds"],
         "data_wait_share": total["waited"] / total["seconds"],
         "padding_share": 1 - total["valid_frames"] / max(total["frames"], 1),
+        "memory_gb": psutil.Process().memory_info().rss / 1e9,  # of this process
     }
     accelerator.log({name: value for name, value in row.items() if value is not None}, step=progress.step)
     progress.history.append({"step": progress.step, "epoch": progress.epoch, **row})
@@ -522,7 +527,7 @@ def validate(model, processor, validation, progress, training, accelerator: Acce
     """Measures the validation data, once at a step, and keeps the model if it is the best so far."""
     if progress.history and progress.history[-1]["step"] == progress.step and "cer" in progress.history[-1]:
         return
-    unwrapped = accelerator.unwrap_model(model)
+    unwrapped, weights = accelerator.unwrap_model(model), accelerator.get_state_dict(model)
     result = evaluate(unwrapped, processor, validation, accelerator, training.eval_batch_size, "validation")
     rates = {"wer": result.wer, "cer": result.cer}
     accelerator.log({f"validation_{name}": value for name, value in rates.items()}, step=progress.step)
@@ -532,7 +537,7 @@ def validate(model, processor, validation, progress, training, accelerator: Acce
         if result.cer < progress.best_cer:
             best = Path(training.output_dir) / "checkpoints" / "best"
             new, old = best.with_name("best.new"), best.with_name("best.old")
-            unwrapped.save_pretrained(new)
+            unwrapped.save_pretrained(new, state_dict=weights)
             if best.exists():
                 best.rename(old)
             new.rename(best)

@@ -166,6 +166,7 @@ logger = logging.getLogger(__name__)
 _BLANK, _NONBLANK, _LM, _LOOKAHEAD, _CLOSED, _BONUS = range(6)  # floats
 _HASH, _PARENT, _LAST, _NODE, _STATE, _CLOSED_STATE, _WORD, _LENGTH, _CONTEXT = range(9)  # integers
 
+_IMPOSSIBLE = np.finfo(float).min  # what is below it is minus infinity
 _PREFIX_BASE, _WORD_BASE = 6364136223846793005, 0x5851F42D4C957F2B  # of rolling hashes, modulo 2^64
 
 
@@ -520,7 +521,8 @@ class CTCBeamSearchDecoder:
         elif self._numbers is not None:
             scores += self.beta * (symbols != self.delimiter)
             # log p is at most 0: what cannot get into the beam without the language model needs no look-up.
-            bound = staying.min() if width == self.beam_width else -np.inf
+            bound = staying.max() - self.beam_threshold
+            bound = max(bound, staying.min()) if width == self.beam_width else bound
             rows, cols = np.nonzero(scores > bound)
             numbers = self._numbers[symbols[cols]]
             found, states = self.model.score(integers[_STATE][rows], numbers)
@@ -534,7 +536,7 @@ class CTCBeamSearchDecoder:
             chosen = np.argpartition(-everything, self.beam_width - 1)[: self.beam_width]
         else:
             chosen = np.arange(len(everything))
-        bound = max(everything.max() - self.beam_threshold, np.finfo(float).min)
+        bound = max(everything.max() - self.beam_threshold, _IMPOSSIBLE)
         chosen = chosen[everything[chosen] >= bound]
         stays, grows = chosen[chosen < width], chosen[chosen >= width] - width
         rows, cols = np.divmod(grows, len(symbols))

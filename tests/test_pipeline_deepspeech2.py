@@ -456,6 +456,9 @@ def test_hot_words_and_n_best(with_decoder, recognizer, clips):
         recognizer(waveform, hotwords={"zebra": 5.0})
     with pytest.raises(ValueError, match="n_best: found 0"):
         with_decoder(waveform, n_best=0)
+    for hotwords, message in (({"zebra": -1.0}, "the weight -1.0 of 'zebra'"), ({"ж": 1.0}, "no symbols for 'ж'")):
+        with pytest.raises(ValueError, match=message):
+            with_decoder("no/such/file.wav", hotwords=hotwords)  # before any audio is read
 
 
 def test_pipeline_saves_its_decoder(with_decoder, clips, tmp_path):

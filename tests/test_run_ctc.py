@@ -374,6 +374,13 @@ def test_two_processes_that_share_the_model_out_train_like_one(dataset, tmp_path
     assert np.allclose(one, two, rtol=1e-5)
 
 
+def test_memory_does_not_grow_with_the_epochs(dataset, tmp_path):
+    """After 20 epochs at most 1.05 times what it was after 2."""
+    run(*tiny(dataset, tmp_path, num_epochs=20, eval_epochs=20, logging_steps=1, num_workers=1))
+    memory = {row["epoch"]: row["memory_gb"] for row in json.loads((tmp_path / "history.json").read_text()) if "loss" in row}
+    assert memory[19] <= 1.05 * memory[1]
+
+
 def test_other_data_amid_an_epoch_is_refused_and_an_earlier_run_is_kept(dataset, tmp_path):
     """What was read so far and what is to come would be parts of different epochs, with utterances lost or repeated."""
     run(*tiny(dataset, tmp_path, max_steps=5))

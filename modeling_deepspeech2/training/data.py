@@ -84,8 +84,8 @@ class Collator:
         return labels
 
     def _tensors(self, features: list[torch.Tensor], labels: list[list[int]]) -> dict[str, torch.Tensor]:
-        # The empty batch keeps the axes that the model looks at.
-        features = features or [torch.zeros(0, self.config.num_frequency_bins)]
+        # The empty batch keeps the axes that the model looks at, and a frame for its convolutions.
+        features = features or [torch.zeros(1, self.config.num_frequency_bins)]
         padded = pad_sequence(features, batch_first=True, padding_value=self.processor.feature_extractor.padding_value)
         lengths = torch.tensor([len(utterance) for utterance in features])
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
