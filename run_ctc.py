@@ -18,11 +18,13 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, get_scheduler
 
@@ -34,8 +36,8 @@ from modeling_deepspeech2 import (
 )
 from modeling_deepspeech2.decoding_deepspeech2 import CTCBeamSearchDecoder, has_decoder
 from modeling_deepspeech2.training.arguments import command_line, model_settings, parse_arguments
-from modeling_deepspeech2.training.augmentation import Augmentation
-from modeling_deepspeech2.training.checkpoints import last_checkpoint, save_checkpoint
+from modeling_deepspeech2.training.augmentation import Augmentation, noise_recordings
+from modeling_deepspeech2.training.checkpoints import check_shared, last_checkpoint, save_checkpoint, set_aside
 from modeling_deepspeech2.training.data import Batches, Collator, make_loader
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
 from modeling_deepspeech2.training.memory import keep_freed_memory
@@ -46,27 +48,31 @@ from modeling_deepspeech2.training.sorta_grad import Batching
 from modeling_deepspeech2.training.sources import DataError, SpeechData
 
 
-LOG_STEPS = 10
-# What torch's back ends say when they wait for a process that has died.
-CONNECTION_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "timed out", "Timed out")
 BAD_STEPS = 3  # so many without a finite gradient, one after the other, end the run
+BAD_SCALES = 20  # in fp16, where the first of them only find the scale of the loss
+PATIENCE_FOR_OTHERS = timedelta(hours=3)  # one process measures the durations of a large data set while all wait
 
 
 @dataclass
 class Progress:
     """Where the training stands; saved and restored with every checkpoint."""
 
+    start: str = "scratch"  # what the weights were at first
     parts: int = 1  # batches that make a step, on all processes together
+    plan: str = ""  # fingerprint of the order of the data
     epoch: int = 0
     epoch_step: int = 0  # of the epoch's plan
     step: int = 0
+    saved_step: int = -1  # of the last checkpoint
     train_seconds: float = 0.0
     best_cer: float = math.inf
     stale: int = 0  # validations since the best one
     bad_steps: int = 0  # steps without a finite gradient since the last good one
     history: list[dict] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)  # utterance -> reason
+    validations: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)  # utterance -> reason, of all processes
     unknown: Counter = field(default_factory=Counter)  # character -> how often dropped in the first epoch
+    steps_left_out: dict[int, list[str]] = field(default_factory=dict)  # those without a finite gradient -> utterances
 
     def state_dict(self) -> dict:
         return dict(vars(self))
@@ -78,7 +84,10 @@ class Progress:
 def main(argv: list[str]) -> None:
     model_arguments, data, training = parse_arguments(argv, __doc__.splitlines()[0])
     accelerator = Accelerator(
-        mixed_precision=training.mixed_precision, log_with="tensorboard", project_dir=training.output_dir
+        mixed_precision=training.mixed_precision,
+        log_with="tensorboard",
+        project_dir=training.output_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE_FOR_OTHERS)],
     )
     set_seed(training.seed)
     keep_freed_memory()
@@ -98,9 +107,11 @@ def main(argv: list[str]) -> None:
         if training.eval_only:
             model, processor = load(training.model)
             model.to(accelerator.device)
-            report(measure(model, processor, tests, accelerator, training.eval_batch_size), accelerator)
+            decoder = None
             if has_decoder(training.model):
                 decoder = CTCBeamSearchDecoder.from_pretrained(training.model, processor.tokenizer)
+            report(measure(model, processor, tests, accelerator, training.eval_batch_size), accelerator)
+            if decoder is not None:
                 accelerator.print("With the model's decoder:")
                 report(measure(model, processor, tests, accelerator, training.eval_batch_size, decoder), accelerator)
             return
@@ -112,35 +123,50 @@ def main(argv: list[str]) -> None:
             validation = speech(data, data.train, accelerator, kept, "held_out")
         if len(train_data.index) == 0:
             raise DataError(f"The splits {data.train} of {data.dataset} hold no utterance to train on.")
+        if len(validation.index) == 0:
+            raise DataError("There is no utterance to validate on: name a validation split, or raise validation_share.")
+        check_shared(output, accelerator)
         model, processor, start = build(model_arguments, data, source, train_data, accelerator)
         if training.model_parallel:
             split_model(model, accelerator.process_index, accelerator.num_processes)
+        augmentation = make_augmentation(training, accelerator)
+        batching, progress = make_batching(train_data, training, accelerator)
     except (DataError, OSError, ValueError) as error:
         raise SystemExit(f"run_ctc.py: {error}") from error
 
     if accelerator.is_main_process and not training.resume:
+        aside = set_aside(output)
+        if aside is not None:
+            print(f"The checkpoints of an earlier run are now in {aside}; --resume would have gone on from them.")
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
         model.save_pretrained(output / "checkpoints" / "start")
         processor.save_pretrained(output / "checkpoints" / "start")
+    if not training.resume:
+        progress.start = start
     accelerator.wait_for_everyone()
     try:
-        progress = train(model, processor, train_data, validation, training, accelerator)
+        train(model, processor, train_data, validation, batching, progress, augmentation, training, accelerator)
     except RuntimeError as error:
-        if accelerator.num_processes == 1 or not any(words in str(error) for words in CONNECTION_LOST):
+        # Gloo has no error of its own class.
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
             raise
         raise SystemExit(
             f"run_ctc.py: Another process of this run is gone ({str(error).splitlines()[0]}); its own log says why. The run "
             f"goes on from its last checkpoint with --resume, also on another number of processes."
         ) from error
 
+    accelerator.wait_for_everyone()
     model = DeepSpeech2ForCTC.from_pretrained(output / "checkpoints" / "best").to(accelerator.device)
     results = measure(model, processor, tests, accelerator, training.eval_batch_size)
     report(results, accelerator)
     if accelerator.is_main_process:
         save_repository(output, model, processor)
         draw_curve(progress.history, output / CURVE)
+        rates = {split: {"wer": result.wer, "cer": result.cer} for split, result in results.items()}
+        (output / "results.json").write_text(json.dumps(rates, indent=1))
         (output / "history.json").write_text(json.dumps(progress.history, indent=1))
-        (output / "skipped.json").write_text(json.dumps(progress.skipped, indent=1, ensure_ascii=False))
+        omitted = {"utterances": progress.skipped, "steps": progress.steps_left_out}
+        (output / "skipped.json").write_text(json.dumps(omitted, indent=1, ensure_ascii=False))
         write_model_card(
             output,
             training.hub_model_id or str(output),
@@ -154,9 +180,9 @@ def main(argv: list[str]) -> None:
                 "parameters": model.num_parameters(),
                 "minutes": progress.train_seconds / 60,
                 "device": f"{accelerator.num_processes} × {accelerator.device.type}",
-                "start": start,
-                "note": f"; the best of {progress.epoch} epochs by CER on validation data",
-                "left_out": left_out(progress.skipped),
+                "start": progress.start,
+                "note": f"; the best of {progress.validations} validations by CER",
+                "left_out": left_out(progress),
                 "unknown": ", ".join(f"{c!r} ({n})" for c, n in progress.unknown.most_common()) or "none",
             },
             settings={name: getattr(model.config, name) for name in DeepSpeech2Config.own_fields()},
@@ -208,9 +234,10 @@ def build(
     tokenizer = AutoTokenizer.from_pretrained(data.tokenizer or "tokenizer/english")
     extractor = DeepSpeech2FeatureExtractor(normalization=data.normalization)
     if data.normalization == "training_set":
-        stream = train_data.waveforms(extractor.sampling_rate, data.statistics_utterances)
-        hidden = not accelerator.is_main_process
-        extractor.fit(tqdm(stream, "feature statistics", unit=" utterances", leave=False, disable=hidden))
+        if accelerator.is_main_process:
+            stream = train_data.waveforms(extractor.sampling_rate, data.statistics_utterances)
+            extractor.fit(tqdm(stream, "feature statistics", unit=" utterances", leave=False))
+        (extractor,) = broadcast_object_list([extractor])
     config = DeepSpeech2Config(
         **model_settings(model_arguments),
         vocab_size=len(tokenizer),
@@ -222,25 +249,65 @@ def build(
     return DeepSpeech2ForCTC(config), DeepSpeech2Processor(extractor, tokenizer), "scratch"
 
 
-def train(model, processor, train_data: SpeechData, validation, training, accelerator: Accelerator) -> Progress:
-    output = Path(training.output_dir)
+def make_augmentation(training, accelerator: Accelerator) -> Augmentation:
+    noise, unreadable = noise_recordings(training.noise) if training.noise else ([], [])
+    if unreadable:
+        accelerator.print(f"{len(unreadable)} recordings of noise cannot be read: {', '.join(unreadable)}")
+    return Augmentation(
+        training.speed_perturbation,
+        training.gain,
+        training.noise_share,
+        noise,
+        training.codec_share,
+        training.spec_augment,
+        training.seed,
+    )
+
+
+def make_batching(train_data: SpeechData, training, accelerator: Accelerator) -> tuple[Batching, Progress]:
+    """How utterances become steps, the same on all processes, and where a resumed run stands in them.
+
+    Raises:
+        DataError: the processes do not see the same data, or those that a run is resumed on in mid-epoch are others.
+    """
+    parts = accelerator.num_processes // copies(training) * training.gradient_accumulation_steps
+    checkpoint = last_checkpoint(Path(training.output_dir)) if training.resume else None
+    saved = json.loads((checkpoint / "progress.json").read_text()) if checkpoint else {}
+    # A step stays what it was, also where the run goes on with another number of processes.
+    parts = saved.get("parts", parts)
+    memory = training.shuffle_memory * 2**20
+    batching = Batching(training.batch_size, training.batch_seconds, parts, training.sorta_grad, training.seed, memory)
+    plan = batching.fingerprint(train_data.index)
+    if len(set(gather_object([plan]))) > 1:
+        raise DataError(f"The processes see different versions of {train_data.path}; here {len(train_data.index)} rows.")
+    if saved and saved["plan"] != plan and saved["epoch_step"]:
+        raise DataError(
+            f"{checkpoint} stands amid an epoch of other data, or of another batch_size, batch_seconds, sorta_grad, seed or "
+            f"shuffle_memory: resume with what it was begun with, or begin anew with --model={checkpoint.parent / 'best'}."
+        )
+    return batching, Progress(parts=parts, plan=plan)
+
+
+def copies(training) -> int:
+    """Processes that share a model out, and so read the same batches."""
+    return PAIR if training.model_parallel else 1
+
+
+def train(
+    model,
+    processor,
+    train_data: SpeechData,
+    validation: SpeechData,
+    batching: Batching,
+    progress: Progress,
+    augmentation: Augmentation,
+    training,
+    accelerator: Accelerator,
+) -> None:
+    output, plan_now = Path(training.output_dir), progress.plan
     is_main = accelerator.is_main_process
     checkpoint = last_checkpoint(output) if training.resume else None
-    # Processes that share a model out read the same batches.
-    copies = PAIR if training.model_parallel else 1
-    readers, reader = accelerator.num_processes // copies, accelerator.process_index // copies
-    progress = Progress(parts=readers * training.gradient_accumulation_steps)
-    if checkpoint is not None:
-        # A step stays what it was, also where the run goes on with another number of processes.
-        progress.parts = json.loads((checkpoint / "progress.json").read_text())["parts"]
-    batching = Batching(
-        training.batch_size,
-        training.batch_seconds,
-        progress.parts,
-        training.sorta_grad,
-        training.seed,
-        training.shuffle_memory * 2**20,
-    )
+    readers, reader = accelerator.num_processes // copies(training), accelerator.process_index // copies(training)
     steps_of_epochs = [batching.plan(train_data.index, epoch).steps for epoch in (0, 1)]
     last_step = training.max_steps or math.inf
     total_steps = min(steps_of_epochs[0] + steps_of_epochs[1] * (training.num_epochs - 1), last_step)
@@ -250,34 +317,29 @@ def train(model, processor, train_data: SpeechData, validation, training, accele
             f"{training.num_epochs} epochs of {steps_of_epochs[1]} steps on "
             f"{accelerator.num_processes} × {accelerator.device}"
         )
-        reads = len(batching.plan(train_data.index, 0).window_ends)
-        if reads > 1 and training.sorta_grad:
+        windows, loaders = len(batching.plan(train_data.index, 0).window_ends), readers * max(1, training.num_workers)
+        if windows > 1 and training.sorta_grad:
             print(
-                f"The first epoch, from short to long, reads the data {reads} times, because {training.shuffle_memory} MB "
-                f"of it are held at a time (shuffle_memory)."
+                f"The first epoch, from short to long, reads the data {windows} times, because {training.shuffle_memory} MB "
+                f"of it are held (shuffle_memory), and each of {loaders} reading processes does so."
             )
 
     optimizer = make_optimizer(model, training)
-    scheduler = make_scheduler(optimizer, training, steps_of_epochs[1], total_steps)
+    scheduler = make_scheduler(optimizer, training, progress, total_steps)
     config = model.config
     model, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(progress, scheduler)
     accelerator.init_trackers("run_ctc")
     if checkpoint is not None:
         accelerator.load_state(checkpoint)
+        progress.plan = plan_now
+    else:
+        torch.manual_seed(training.seed + reader)  # dropout of each reader its own, that of a pair the same
     model.train()
 
     bar = tqdm(total=total_steps, initial=progress.step, desc="training", unit=" steps", disable=not is_main)
     window = Counter()
-    augmentation = Augmentation(
-        training.speed_perturbation,
-        training.gain,
-        training.noise_share,
-        training.noise,
-        training.codec_share,
-        training.spec_augment,
-        training.seed,
-    )
+    omissions = Omissions()
     collate = Collator(processor, config, max_seconds=training.max_seconds, augmentation=augmentation)
     empty = collate([])
 
@@ -298,12 +360,12 @@ def train(model, processor, train_data: SpeechData, validation, training, accele
             micro_batches += [empty] * (math.ceil(plan.parts / readers) - len(micro_batches))
             waited = time.perf_counter() - started
             progress.epoch_step += 1
-            note_omissions(progress, micro_batches, is_main)
+            omissions.note(progress, micro_batches)
             count = torch.tensor(sum(len(batch["names"]) for batch in micro_batches), device=accelerator.device)
             utterances = int(accelerator.reduce(count))
             if utterances == 0:
                 continue
-            loss = gradient(model, micro_batches, utterances, config, accelerator)
+            loss = gradient(model, micro_batches, utterances, readers, config, accelerator)
             norm = float(accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm))
             if math.isfinite(norm) or accelerator.scaler is not None:  # the scaler leaves the step out by itself
                 optimizer.step()
@@ -314,31 +376,35 @@ def train(model, processor, train_data: SpeechData, validation, training, accele
             elapsed = time.perf_counter() - started
             progress.train_seconds += elapsed
             window.update(
-                steps=1,
-                loss=loss,
+                steps=int(math.isfinite(norm)),
+                loss=loss if math.isfinite(norm) else 0.0,
                 seconds=elapsed,
                 waited=waited,
-                audio=sum(batch["seconds"] for batch in micro_batches) * readers,
+                audio=sum(batch["seconds"] for batch in micro_batches),
                 frames=sum(batch["attention_mask"].numel() for batch in micro_batches),
                 valid_frames=sum(int(batch["attention_mask"].sum()) for batch in micro_batches),
             )
             bar.update()
-            if progress.step % LOG_STEPS == 0 or progress.step == 1:
-                log(progress, window, scheduler, norm, bar, accelerator)
+            if progress.step % training.logging_steps == 0 or progress.step == 1:
+                log(progress, window, scheduler, norm, bar, readers, accelerator)
             if training.eval_steps and progress.step % training.eval_steps == 0:
                 validate(model, processor, validation, progress, training, accelerator)
-            if progress.step % training.save_steps == 0:
+            # What ends an epoch or the run is saved below, with its validation.
+            if progress.step % training.save_steps == 0 and progress.epoch_step < plan.steps and not is_over():
+                omissions.gather(progress)
                 save_checkpoint(output, accelerator, progress, training.keep)
         is_finished = progress.epoch_step == plan.steps
         if is_finished:
             progress.epoch, progress.epoch_step = progress.epoch + 1, 0
         if is_over() or (is_finished and not training.eval_steps and progress.epoch % training.eval_epochs == 0):
             validate(model, processor, validation, progress, training, accelerator)
+        omissions.gather(progress)
         save_checkpoint(output, accelerator, progress, training.keep)
+        if progress.step == 0:
+            raise SystemExit(f"run_ctc.py: no utterance could be used; {left_out(progress)}: {some(progress.skipped)}")
     bar.close()
     if is_main and training.patience and progress.stale >= training.patience:
         print(f"Stopped at step {progress.step}: no better for {progress.stale} validations (patience).")
-    return progress
 
 
 def watch(progress: Progress, norm: float, micro_batches: list[dict], accelerator: Accelerator) -> None:
@@ -350,10 +416,11 @@ def watch(progress: Progress, norm: float, micro_batches: list[dict], accelerato
     names = gather_object([name for batch in micro_batches for name in batch["names"]])
     if accelerator.is_main_process:
         tqdm.write(f"step {progress.step}: gradient norm {norm}, step left out; utterances: {', '.join(names)}")
-    if progress.bad_steps == BAD_STEPS and accelerator.scaler is None:
+    progress.steps_left_out[progress.step] = names
+    if progress.bad_steps == (BAD_STEPS if accelerator.scaler is None else BAD_SCALES):
         raise SystemExit(
-            f"run_ctc.py: {BAD_STEPS} steps one after the other had no finite gradient, the last with the utterances "
-            f"{', '.join(names)}. Try a lower learning_rate or max_grad_norm, or look at these recordings."
+            f"run_ctc.py: {progress.bad_steps} steps one after the other had no finite gradient, the last with the "
+            f"utterances {', '.join(names)}. Try a lower learning_rate or max_grad_norm, or look at these recordings."
         )
 
 
@@ -363,25 +430,29 @@ def make_optimizer(model, training) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay)
 
 
-def make_scheduler(optimizer, training, steps_per_epoch: int, total_steps: int):
+def make_scheduler(optimizer, training, progress: Progress, total_steps: int):
     """A warm-up, then the learning rate divided by `anneal` after each epoch, or one of the library's schedules."""
     if training.lr_schedule == "anneal":
         return torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: min(1.0, (step + 1) / max(training.warmup_steps, 1)) / training.anneal ** (step // steps_per_epoch),
+            lambda step: min(1.0, (step + 1) / max(training.warmup_steps, 1)) / training.anneal**progress.epoch,
         )
     name = "constant_with_warmup" if training.lr_schedule == "constant" else training.lr_schedule
     return get_scheduler(name, optimizer, num_warmup_steps=training.warmup_steps, num_training_steps=total_steps)
 
 
-def gradient(model, micro_batches: list[dict], all_utterances: int, config, accelerator: Accelerator) -> float:
-    """Adds up the gradient of the mean (or sum) over the utterances of all processes; gives the loss of this one's."""
+def gradient(model, micro_batches: list[dict], all_utterances: int, readers: int, config, accelerator) -> float:
+    """Adds up the gradient of the mean (or sum) over the utterances of all processes; gives this one's share of the loss.
+
+    `all_utterances` counts those of every process, and `readers` are those that read others: a pair that shares a model out
+    reads the same.
+    """
     total = 0.0
     for index, batch in enumerate(micro_batches):
         # Accelerate divides the sum over processes by their number; the weight makes that the mean over utterances.
-        weight = accelerator.num_processes
+        weight = readers
         if config.ctc_loss_reduction == "mean":
-            weight *= len(batch["names"]) / all_utterances
+            weight = accelerator.num_processes * len(batch["names"]) / all_utterances
         inputs = {name: batch[name].to(accelerator.device) for name in ("input_features", "attention_mask", "labels")}
         is_last = index == len(micro_batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
@@ -392,31 +463,59 @@ def gradient(model, micro_batches: list[dict], all_utterances: int, config, acce
     return total
 
 
-def note_omissions(progress: Progress, micro_batches: list[dict], is_main: bool) -> None:
-    """Names what was left out, once for each utterance, and counts it for the run's report."""
-    for batch in micro_batches:
-        for name, reason in batch["skipped"]:
-            if name not in progress.skipped and is_main:
-                tqdm.write(f"left out: {name}: {reason}")
-            progress.skipped[name] = reason
-        if progress.epoch == 0:
-            progress.unknown.update(batch["unknown_characters"])
+@dataclass
+class Omissions:
+    """What this process has left out since all last told each other."""
+
+    skipped: dict[str, str] = field(default_factory=dict)
+    unknown: Counter = field(default_factory=Counter)
+
+    def note(self, progress: Progress, micro_batches: list[dict]) -> None:
+        """Names what was left out, once for each utterance, and counts it for the run's report."""
+        for batch in micro_batches:
+            for name, reason in batch["skipped"]:
+                if name not in progress.skipped and name not in self.skipped:
+                    tqdm.write(f"left out: {name}: {reason}")
+                self.skipped[name] = reason
+            if progress.epoch == 0:
+                self.unknown.update(batch["unknown_characters"])
+
+    def gather(self, progress: Progress) -> None:
+        """Adds what all processes have left out to the run's progress."""
+        for skipped, unknown in gather_object([(self.skipped, self.unknown)]):
+            progress.skipped.update(skipped)
+            progress.unknown.update(unknown)
+        self.skipped, self.unknown = {}, Counter()
 
 
-def left_out(skipped: dict[str, str]) -> str:
-    return f"{len(skipped)} utterances, listed with their reasons in `skipped.json`" if skipped else "nothing"
+def left_out(progress: Progress) -> str:
+    parts = []
+    if progress.skipped:
+        parts.append(f"{len(progress.skipped)} utterances, listed with their reasons in `skipped.json`")
+    if progress.steps_left_out:
+        parts.append(f"{len(progress.steps_left_out)} steps without a finite gradient, in `skipped.json` too")
+    return "; ".join(parts) or "nothing"
 
 
-def log(progress: Progress, window: Counter, scheduler, norm: float, bar: tqdm, accelerator: Accelerator) -> None:
+def some(skipped: dict[str, str], number: int = 3) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:number])
+
+
+def log(progress: Progress, window: Counter, scheduler, norm: float, bar: tqdm, readers: int, accelerator) -> None:
+    """Writes what the steps since the last line were like, on all processes together."""
+    names = ("loss", "steps", "seconds", "waited", "audio", "frames", "valid_frames")
+    own = torch.tensor([window[name] for name in names], dtype=torch.float64).to(accelerator.device)
+    total = dict(zip(names, accelerator.reduce(own, "mean").tolist()))
     row = {
-        "loss": window["loss"] / window["steps"],
+        "loss": total["loss"] / max(total["steps"], 1),
         "learning_rate": scheduler.get_last_lr()[0],
-        "gradient_norm": float(norm),
-        "audio_seconds_per_second": window["audio"] / window["seconds"],
-        "data_wait_share": window["waited"] / window["seconds"],
-        "padding_share": 1 - window["valid_frames"] / max(window["frames"], 1),
+        "gradient_norm": norm if math.isfinite(norm) else None,
+        "audio_seconds_per_second": readers * total["audio"] / total["seconds"],
+        "data_wait_share": total["waited"] / total["seconds"],
+        "padding_share": 1 - total["valid_frames"] / max(total["frames"], 1),
+        "memory_gb": psutil.Process().memory_info().rss / 1e9,  # of this process
     }
-    accelerator.log(row, step=progress.step)
+    accelerator.log({name: value for name, value in row.items() if value is not None}, step=progress.step)
     progress.history.append({"step": progress.step, "epoch": progress.epoch, **row})
     bar.set_postfix(
         epoch=progress.epoch, loss=f"{row['loss']:.3f}", audio=f"{row['audio_seconds_per_second']:.0f}×real time"
@@ -428,7 +527,7 @@ def validate(model, processor, validation, progress, training, accelerator: Acce
     """Measures the validation data, once at a step, and keeps the model if it is the best so far."""
     if progress.history and progress.history[-1]["step"] == progress.step and "cer" in progress.history[-1]:
         return
-    unwrapped = accelerator.unwrap_model(model)
+    unwrapped, weights = accelerator.unwrap_model(model), accelerator.get_state_dict(model)
     result = evaluate(unwrapped, processor, validation, accelerator, training.eval_batch_size, "validation")
     rates = {"wer": result.wer, "cer": result.cer}
     accelerator.log({f"validation_{name}": value for name, value in rates.items()}, step=progress.step)
@@ -438,7 +537,7 @@ def validate(model, processor, validation, progress, training, accelerator: Acce
         if result.cer < progress.best_cer:
             best = Path(training.output_dir) / "checkpoints" / "best"
             new, old = best.with_name("best.new"), best.with_name("best.old")
-            unwrapped.save_pretrained(new)
+            unwrapped.save_pretrained(new, state_dict=weights)
             if best.exists():
                 best.rename(old)
             new.rename(best)
@@ -450,6 +549,7 @@ def validate(model, processor, validation, progress, training, accelerator: Acce
                 "The model says nothing but blank so far. CTC begins so; if it lasts for some epochs, try a higher or lower "
                 "learning_rate, sorta_grad, fewer layers, or more data."
             )
+    progress.validations += 1
     progress.stale = 0 if result.cer < progress.best_cer else progress.stale + 1
     progress.best_cer = min(progress.best_cer, result.cer)
 

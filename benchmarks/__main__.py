@@ -1,4 +1,4 @@
-"""Measures the recurrence, the whole model, the features and a live stream, and prints one table.
+"""Measures the recurrence, the whole model, the features, a live stream and the beam search, and prints one table.
 
     python -m benchmarks                      # all of it: about 10 minutes on two cores
     python -m benchmarks layer stream         # some of it
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.decoding import decoding
 from benchmarks.measure import in_turns, ratio, saved_bytes
 from benchmarks.rivals import FoldedPadded, PlainLoop, UsualConvolution, UsualPort
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2FeatureExtractor, DeepSpeech2ForCTC
@@ -238,6 +239,7 @@ PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
     "scaling": scaling,
     "features": features,
     "stream": stream,
+    "decoding": decoding,
 }
 
 

@@ -27,7 +27,7 @@ CHECKPOINT_FRAMES = 1024
 
 # What carries times: an ideograph with the punctuation behind it, or whatever else stands between spaces.
 _WRITTEN_WORD = re.compile(rf"[{_CJK}][^\w\s]*|[^\s{_CJK}]+")
-_IDEOGRAPH_AT_EDGE = re.compile(rf"[{_CJK}]")
+_IDEOGRAPH = re.compile(rf"[{_CJK}]")
 
 
 @dataclass
@@ -125,23 +125,21 @@ class _Script:
         self.lines: list[tuple[str, list[tuple[str, list[int]]]]] = []  # line, [(written word, places of its labels)]
         for line in map(str.strip, lines):
             written: list[tuple[str, list[int]]] = []
-            unspoken = ""  # punctuation by itself, in front of the line's first word
+            before = ""  # of the line, unspoken punctuation
             for word, is_apart, symbols in _spoken(line, tokenizer):
-                if not symbols and written:
-                    written[-1] = (written[-1][0] + " " * is_apart + word, written[-1][1])
-                elif not symbols:
-                    unspoken += word + " "
-                else:
-                    if (
-                        self.symbols
-                        and (is_apart or not written)
-                        and not _is_chinese(self.symbols[-1], symbols[0], tokenizer)
-                    ):
+                space = " " if is_apart and (written or before) else ""
+                if symbols:
+                    is_first = self.symbols and not written
+                    if (is_first or space) and not _is_unspaced(self.symbols, symbols, tokenizer):
                         self.symbols.append(self.delimiter)
-                    first = len(self.symbols)
+                    places = range(len(self.symbols), len(self.symbols) + len(symbols))
                     self.symbols += symbols
-                    written.append((unspoken + word, list(range(first, len(self.symbols)))))
-                    unspoken = ""
+                    written.append((before + space * (before != "") + word, list(places)))
+                    before = ""
+                elif written:
+                    written[-1] = (written[-1][0] + space + word, written[-1][1])
+                else:
+                    before += space + word
             if written:
                 self.lines.append((line, written))
             elif line:
@@ -169,9 +167,9 @@ def _spoken(line: str, tokenizer: Any) -> list[tuple[str, bool, list[str]]]:
     ]
 
 
-def _is_chinese(before: str, after: str, tokenizer: Any) -> bool:
-    """Whether Mandarin text has no space between the two symbols."""
-    return tokenizer.language == "zh" and any(map(_IDEOGRAPH_AT_EDGE.match, (before[-1], after[0])))
+def _is_unspaced(before: list[str], after: list[str], tokenizer: Any) -> bool:
+    """Whether Mandarin has no space between the symbols, or there are none before."""
+    return not before or (tokenizer.language == "zh" and any(map(_IDEOGRAPH.match, (before[-1][-1], after[0][0]))))
 
 
 def ctc_viterbi(emissions: np.ndarray, labels: np.ndarray, blank: int) -> np.ndarray:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
@@ -56,12 +55,16 @@ def log_softmax(logits: Tensor | np.ndarray) -> np.ndarray:
     Raises:
         ValueError: another shape, or values that are not finite.
     """
-    logits = torch.as_tensor(logits)
+    if isinstance(logits, Tensor):
+        logits = logits.detach().double().cpu().numpy()
+    logits = np.asarray(logits, np.float64)
     if logits.ndim != 2:
-        raise ValueError(f"logits: found shape {tuple(logits.shape)}, expected (frames, vocab_size) of one utterance.")
-    log_probs = torch.log_softmax(logits.detach().cpu().double(), dim=-1).numpy()
+        raise ValueError(f"logits: found shape {logits.shape}, expected (frames, vocab_size) of one utterance.")
+    # In NumPy, because torch's threads do not survive the fork of `decode_batch`.
+    centred = logits - logits.max(axis=1, keepdims=True)
+    log_probs = centred - np.log(np.exp(centred).sum(axis=1, keepdims=True))
     if np.isnan(log_probs).any():
-        raise ValueError("logits: found NaN, or +inf, expected finite numbers.")
+        raise ValueError("logits: found NaN or infinity, expected numbers.")
     return log_probs
 
 
@@ -163,6 +166,7 @@ logger = logging.getLogger(__name__)
 _BLANK, _NONBLANK, _LM, _LOOKAHEAD, _CLOSED, _BONUS = range(6)  # floats
 _HASH, _PARENT, _LAST, _NODE, _STATE, _CLOSED_STATE, _WORD, _LENGTH, _CONTEXT = range(9)  # integers
 
+_IMPOSSIBLE = np.finfo(float).min  # what is below it is minus infinity
 _PREFIX_BASE, _WORD_BASE = 6364136223846793005, 0x5851F42D4C957F2B  # of rolling hashes, modulo 2^64
 
 
@@ -216,8 +220,8 @@ class _Hotwords:
             if not weight >= 0:
                 raise ValueError(f"hotwords: found the weight {weight} of {text!r}, expected a number of at least 0.")
             unknown = "".join(tokenizer.unknown_characters(text)) if hasattr(tokenizer, "unknown_characters") else ""
-            labels = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
-            if unknown or not labels:
+            labels = [] if unknown else tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
+            if not labels:
                 raise ValueError(f"hotwords: the model has no symbols for {unknown or text!r}, expected its own alphabet.")
             patterns.append(([delimiter, *labels, delimiter] if whole_words else labels, float(weight)))
         depth, potential, final = [0], [0.0], [0.0]
@@ -336,7 +340,8 @@ class CTCBeamSearchDecoder:
         language_model: `.safetensors` (see `training/language_model.py`) or ARPA, plain, `.gz` or `.xz`; None: none.
         alpha: weight of the language model.
         beta: bonus for each word (or character).
-        beam_width: prefixes kept after each frame.
+        beam_width: prefixes kept after each frame, at most.
+        beam_threshold: of these, only those whose score is not further below the best than this; infinity: all.
         cutoff_probability, cutoff_top_n: of each frame, the search looks at the fewest symbols whose cumulative probability
             reaches the first, and at no more than the second (section 3.8); 1.0 and the size of the alphabet: at all.
         unknown_word_score: added to log p_lm of every word that the language model does not know.
@@ -355,6 +360,7 @@ class CTCBeamSearchDecoder:
         beam_width: int = 100,
         cutoff_probability: float = 0.99,
         cutoff_top_n: int = 40,
+        beam_threshold: float = 15.0,
         unknown_word_score: float = -10.0,
     ):
         for name, value in (("alpha", alpha), ("beta", beta)):
@@ -365,13 +371,15 @@ class CTCBeamSearchDecoder:
                 raise ValueError(f"{name}: found {value}, expected an integer of at least 1.")
         if not 0 < cutoff_probability <= 1:
             raise ValueError(f"cutoff_probability: found {cutoff_probability}, expected a number above 0 and at most 1.")
+        if not beam_threshold > 0:
+            raise ValueError(f"beam_threshold: found {beam_threshold}, expected a number above 0.")
         if not -np.inf < unknown_word_score <= 0:
             raise ValueError(f"unknown_word_score: found {unknown_word_score}, expected a number of at most 0.")
         self.tokenizer = tokenizer
         self.alpha, self.beta = float(alpha), float(beta)
         self.beam_width = int(beam_width)
         self.cutoff_probability, self.cutoff_top_n = float(cutoff_probability), int(cutoff_top_n)
-        self.unknown_word_score = float(unknown_word_score)
+        self.beam_threshold, self.unknown_word_score = float(beam_threshold), float(unknown_word_score)
         self.blank, self.delimiter = tokenizer.pad_token_id, tokenizer.word_delimiter_token_id
         self.language_model_file = None if language_model is None else Path(language_model)
         self.model = None if language_model is None else NGramModel.load(language_model)
@@ -416,12 +424,11 @@ class CTCBeamSearchDecoder:
         num_processes: int | None = None,
     ) -> list[list[Hypothesis]]:
         """`decode` for each utterance of a list, on `num_processes` cores (None: all; one where the system is not Linux)."""
-        self._hotwords(hotwords)
+        self._hotwords(hotwords)  # wrong ones end it here
         if num_processes is None:
             num_processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         num_processes = min(num_processes, len(logits)) if sys.platform == "linux" else 1
-        # What computes with torch happens here: its threads do not survive a fork.
-        logits = [log_softmax(one) for one in logits]
+        logits = [one.detach().float().cpu().numpy() if isinstance(one, Tensor) else one for one in logits]
         if num_processes <= 1:
             return [self.decode(one, seconds_per_frame, n_best, hotwords) for one in logits]
         context = multiprocessing.get_context("fork")
@@ -454,24 +461,19 @@ class CTCBeamSearchDecoder:
 
     def _kept_symbols(self, log_probs: np.ndarray) -> list[np.ndarray]:
         """For each frame the symbols that a prefix may go on with, the blank left out."""
-        limit = np.log(self.cutoff_probability)
+        enough = self.cutoff_probability if self.cutoff_probability < 1 else np.inf
         best = log_probs.argmax(1)
         kept = [best[frame : frame + 1] for frame in range(len(best))]
-        if self.cutoff_probability == 1 and self.cutoff_top_n >= log_probs.shape[1]:
-            everything = np.arange(log_probs.shape[1])
-            kept = [everything] * len(best)
-        else:
-            flat = np.flatnonzero(log_probs[np.arange(len(best)), best] < limit)
-            number = min(self.cutoff_top_n, log_probs.shape[1])
-            rows = log_probs[flat]
-            top = np.argpartition(-rows, number - 1, axis=1)[:, :number] if len(rows) else np.zeros((0, 0), np.int64)
+        unsure = np.flatnonzero(np.exp(log_probs[np.arange(len(best)), best]) < enough)
+        if len(unsure):
+            rows, number = log_probs[unsure], min(self.cutoff_top_n, log_probs.shape[1])
+            top = np.argpartition(-rows, number - 1, axis=1)[:, :number]
             values = np.take_along_axis(rows, top, 1)
             order = np.argsort(-values, axis=1, kind="stable")
-            top, values = np.take_along_axis(top, order, 1), np.take_along_axis(values, order, 1)
-            before = np.cumsum(np.exp(values), axis=1) - np.exp(values)
-            counts = (before < self.cutoff_probability).sum(1)
-            for row, frame in enumerate(flat):
-                kept[frame] = top[row, : counts[row]]
+            top, values = np.take_along_axis(top, order, 1), np.exp(np.take_along_axis(values, order, 1))
+            counts = (np.cumsum(values, axis=1) - values < enough).sum(1)
+            for frame, symbols, count in zip(unsure.tolist(), top, counts):
+                kept[frame] = symbols[:count]
         return [symbols[symbols != self.blank] for symbols in kept]
 
     def _advance(self, beam: Beam, log_probs: np.ndarray, symbols: np.ndarray) -> None:
@@ -519,7 +521,8 @@ class CTCBeamSearchDecoder:
         elif self._numbers is not None:
             scores += self.beta * (symbols != self.delimiter)
             # log p is at most 0: what cannot get into the beam without the language model needs no look-up.
-            bound = staying.min() if width == self.beam_width else -np.inf
+            bound = staying.max() - self.beam_threshold
+            bound = max(bound, staying.min()) if width == self.beam_width else bound
             rows, cols = np.nonzero(scores > bound)
             numbers = self._numbers[symbols[cols]]
             found, states = self.model.score(integers[_STATE][rows], numbers)
@@ -533,7 +536,8 @@ class CTCBeamSearchDecoder:
             chosen = np.argpartition(-everything, self.beam_width - 1)[: self.beam_width]
         else:
             chosen = np.arange(len(everything))
-        chosen = chosen[everything[chosen] > -np.inf]
+        bound = max(everything.max() - self.beam_threshold, _IMPOSSIBLE)
+        chosen = chosen[everything[chosen] >= bound]
         stays, grows = chosen[chosen < width], chosen[chosen >= width] - width
         rows, cols = np.divmod(grows, len(symbols))
         floats[_BLANK], floats[_NONBLANK] = new_blank, repeated
@@ -681,7 +685,7 @@ class CTCBeamSearchDecoder:
         return cls(tokenizer, **content)
 
 
-SETTINGS = ("alpha", "beta", "beam_width", "cutoff_probability", "cutoff_top_n", "unknown_word_score")
+SETTINGS = ("alpha", "beta", "beam_width", "cutoff_probability", "cutoff_top_n", "beam_threshold", "unknown_word_score")
 DECODER_CONFIG = "decoder_config.json"
 LANGUAGE_MODEL = "language_model.safetensors"
 

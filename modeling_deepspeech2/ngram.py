@@ -5,6 +5,7 @@ context, their words, probabilities and back-off weights in half precision. `tra
 """
 
 import gzip
+import json
 import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from safetensors.numpy import save_file
 UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"  # words 0, 1 and 2
 UNITS = ("word", "character")
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+_METADATA = "ngram_language_model"
 _LN10 = float(np.log(10))
 _ROOT = 0  # the state without context; the state of the unigram of word w is 1 + w
 
@@ -155,7 +157,8 @@ class NGramModel:
                 kept = _has_followers(self.orders, number)
                 kept = kept if not order.backoffs[~kept].any() else slice(None)
                 arrays[f"{number}.backoffs"] = order.backoffs[kept].astype(np.float16)
-        save_file(arrays, file, metadata={"format": "n-gram", "unit": self.unit, "order": str(len(self.orders))})
+        facts = json.dumps({"unit": self.unit, "order": len(self.orders)})  # one entry, for several come in any order
+        save_file(arrays, file, metadata={_METADATA: facts})
 
     @classmethod
     def load(cls, file: str | Path) -> "NGramModel":
@@ -175,15 +178,15 @@ class NGramModel:
     def _load_compact(cls, file: Path) -> "NGramModel":
         try:
             with safe_open(file, "numpy") as content:
-                facts = content.metadata() or {}
-                if facts.get("format") != "n-gram":
+                if _METADATA not in (content.metadata() or {}):
                     raise LanguageModelError(f"{file} holds tensors, but no n-gram language model.")
+                facts = json.loads(content.metadata()[_METADATA])
                 arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise LanguageModelError(f"{file} is damaged or no language model: {error}.") from error
         words = bytes(arrays["words"]).decode().split("\n")
         orders = []
-        for number in range(1, int(facts["order"]) + 1):
+        for number in range(1, facts["order"] + 1):
             log_probs = arrays[f"{number}.log_probs"].astype(np.float64)
             if number == 1:
                 contexts, own = np.zeros(len(words), np.int64), np.arange(len(words))

@@ -57,6 +57,8 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
             )
         if n_best is not None and n_best < 1:
             raise ValueError(f"n_best: found {n_best}, expected at least 1.")
+        if hotwords is not None and hasattr(self.decoder, "start"):
+            self.decoder.start(hotwords)  # wrong ones end it before any audio is read
         return preprocess, forward, postprocess | asked
 
     def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):

@@ -1,4 +1,4 @@
-"""Recordings of any length -> logits, piece by piece, in bounded memory.
+"""Recordings of any length -> logits and utterances, piece by piece, in bounded memory.
 
 A unidirectional model carries its state from piece to piece, and so gives exactly the logits of one pass. A bidirectional
 one, or one whose features are normalised by the utterance, never ends a pass over hours: it reads overlapping chunks, and of
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from .audio import read_audio_blocks, to_mono
+from .decoding_deepspeech2 import GreedyDecoder, Hypothesis
 from .streaming_deepspeech2 import StreamingFeatures, StreamingModel
+from .utterances_deepspeech2 import UtteranceDecoder
 
 
 BLOCK_SECONDS = 20.0  # of a state that is carried
@@ -97,3 +99,38 @@ def _batch_logits(model: Any, feature_extractor: Any, batch: list[tuple[np.ndarr
     logits = model(inputs.input_features, inputs.attention_mask).logits.float().cpu()
     for (_, counts), length, own in zip(batch, lengths, logits):
         yield own[counts.start // ratio : length if counts.stop is None else counts.stop // ratio]
+
+
+def transcribe(
+    model: Any,
+    processor: Any,
+    audio: str | os.PathLike | bytes | np.ndarray | Iterable[np.ndarray],
+    decoder: Any = None,
+    end_of_utterance: float = 0.8,
+    longest_utterance: float = 30.0,
+    hotwords: dict[str, float] | None = None,
+) -> Iterator[Hypothesis]:
+    """Transcribes a recording of any length, utterance by utterance, in bounded memory.
+
+    What a [`DeepSpeech2Stream`] hears of the same samples: utterances end at the same pauses, and hold the same text.
+
+    Args:
+        model: a [`DeepSpeech2ForCTC`], or what `fold_batch_norm` or quantisation made of it.
+        processor: the [`DeepSpeech2Processor`] beside it.
+        audio: path or bytes of a file, samples at the model's rate, or an iterable of pieces of them.
+        decoder: a [`CTCBeamSearchDecoder`]; None: the best path.
+        end_of_utterance, longest_utterance, hotwords: as of [`DeepSpeech2Stream`].
+
+    Returns:
+        Utterances with their words, times in seconds from the beginning of the recording.
+
+    Raises:
+        AudioError: audio that cannot be read.
+    """
+    seconds_per_frame = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
+    utterances = UtteranceDecoder(
+        decoder or GreedyDecoder(processor.tokenizer), seconds_per_frame, end_of_utterance, longest_utterance, hotwords
+    )
+    for logits in recording_logits(model, processor.feature_extractor, audio):
+        yield from utterances.feed(logits)
+    yield from utterances.finish()

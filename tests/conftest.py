@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +19,13 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
 
 from modeling_deepspeech2 import (
+    CTCBeamSearchDecoder,
     DeepSpeech2Config,
     DeepSpeech2FeatureExtractor,
     DeepSpeech2ForCTC,
     DeepSpeech2Processor,
 )
+from modeling_deepspeech2.training.language_model import build
 from modeling_deepspeech2.training.publishing import save_repository
 
 
@@ -109,4 +112,24 @@ def tiny_model_folder(tmp_path_factory, make_tiny_model, processor) -> Path:
     """A folder as `run_ctc.py` leaves it and as it stands on the Hub, with a small random bidirectional model."""
     folder = tmp_path_factory.mktemp("tiny_model")
     save_repository(folder, make_tiny_model(), processor)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def language_model_file(tmp_path_factory) -> Path:
+    """A word model of a few lines, whose words the random models' noise never holds."""
+    file = tmp_path_factory.mktemp("language_model") / "lm.safetensors"
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "tokenizer" / "english")
+    lines = ["turn on the lamp in the kitchen", "turn off the radio", "a a b", "seventy seven", "i o u"]
+    build(lines, tokenizer, "word", order=3, held_out=0)[0].save(file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_model_with_decoder(tmp_path_factory, tiny_model_folder, language_model_file) -> Path:
+    """The same folder with a decoder in it."""
+    folder = tmp_path_factory.mktemp("tiny_model_with_decoder")
+    shutil.copytree(tiny_model_folder, folder, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    CTCBeamSearchDecoder(tokenizer, language_model_file, alpha=1.5, beta=2.5, beam_width=20).save_pretrained(folder)
     return folder

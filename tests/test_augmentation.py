@@ -1,11 +1,16 @@
 """Augmentation does what it says, and the same to the same utterance in the same epoch."""
 
+import io
+from pathlib import Path
+
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import soundfile
 import torch
 
-from modeling_deepspeech2.training.augmentation import CODECS, Augmentation, add_noise, through_codec
+from modeling_deepspeech2.training.augmentation import CODECS, Augmentation, add_noise, noise_recordings, through_codec
 from modeling_deepspeech2.training.sources import DataError
 
 
@@ -80,15 +85,33 @@ def test_noise_comes_from_the_folder(tmp_path):
     (tmp_path / "indoors").mkdir()
     soundfile.write(tmp_path / "indoors" / "tone.flac", tone, RATE)
     (tmp_path / "broken.wav").write_bytes(b"not a recording")
-    augmentation = Augmentation(noise_share=1.0, noise=str(tmp_path))
+    recordings, unreadable = noise_recordings(str(tmp_path))
+    assert [Path(name).name for name in unreadable] == ["broken.wav"]
+    augmentation = Augmentation(noise_share=1.0, noise=recordings)
     waveform = speech()
     added = augmentation.change(waveform, RATE, augmentation.generator("clip")) - waveform
     assert np.abs(np.fft.rfft(added)).argmax() == pytest.approx(1_000, abs=3)
 
 
+def test_noise_comes_from_a_data_set(tmp_path):
+    tone = io.BytesIO()
+    soundfile.write(tone, np.sin(2 * np.pi * 1_000 * np.arange(RATE // 2) / RATE).astype(np.float32), RATE, format="FLAC")
+    table = pyarrow.table({"audio": [{"bytes": tone.getvalue(), "path": None}, {"bytes": b"no sound", "path": "b.wav"}]})
+    pyarrow.parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    recordings, unreadable = noise_recordings(f"{tmp_path}::train")
+    assert recordings[0]["bytes"] == tone.getvalue() and unreadable == ["b.wav"]
+
+
 def test_a_folder_without_noise_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no recording of noise"):
-        Augmentation(noise_share=1.0, noise=str(tmp_path))
+        noise_recordings(str(tmp_path))
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2, 100])
+def test_a_click_passes_through_everything(samples):
+    """What is too short to resample or to code must not end a run."""
+    augmentation = Augmentation(0.1, 6.0, noise_share=1.0, codec_share=1.0)
+    assert len(augmentation.change(np.ones(samples, np.float32), RATE, augmentation.generator("click"))) == samples
 
 
 def test_masks_hide_bands_and_stretches_alone():

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from benchmarks.decoding import exactness
 from benchmarks.measure import saved_bytes
 from benchmarks.rivals import FoldedPadded, PlainLoop, UsualConvolution, UsualPort
 from modeling_deepspeech2 import DeepSpeech2Config
@@ -61,3 +62,9 @@ def test_the_command_prints_a_table():
         [sys.executable, "-m", "benchmarks", "features", "--rounds", "1"], capture_output=True, text=True, check=True
     )
     assert "| features, complete, one core |" in result.stdout
+
+
+def test_beam_search_is_exact_where_it_is_measured(tmp_path):
+    """The row of the benchmark that compares with enumeration: ours finds every best labelling."""
+    rows = {what.rpartition(", ")[2]: figure for what, figure, _ in exactness(tmp_path, cases=30)}
+    assert rows["ours"] == "30"

@@ -18,7 +18,9 @@ def run(tmp_path):
 
     def save(step: int, keep: int = 2) -> None:
         torch.nn.init.constant_(model.weight, step)
-        save_checkpoint(tmp_path, accelerator, SimpleNamespace(step=step, parts=1), keep)
+        save_checkpoint(
+            tmp_path, accelerator, SimpleNamespace(step=step, epoch_step=step, saved_step=-1, parts=1, plan=""), keep
+        )
 
     def loaded() -> float:
         accelerator.load_state(last_checkpoint(tmp_path))

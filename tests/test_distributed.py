@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
@@ -15,7 +16,9 @@ from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
 LENGTHS = [33, 18, 25, 40, 12, 29, 36, 21]
 
 
-def gradients_of_a_step(rank: int, world_size: int, uneven: bool, stock_kernel: bool = False) -> dict[str, torch.Tensor]:
+def gradients_of_a_step(
+    rank: int, world_size: int, uneven: bool, stock_kernel: bool = False, sharded: bool = False
+) -> dict[str, torch.Tensor]:
     """Loss averaged over all utterances, its gradients, and the running averages, as `run_ctc.py` makes them."""
     torch.manual_seed(0)
     BatchNormRNN._has_stock_kernel = lambda layer, rows: stock_kernel  # as on a GPU
@@ -37,23 +40,41 @@ def gradients_of_a_step(rank: int, world_size: int, uneven: bool, stock_kernel: 
     lengths = torch.tensor([LENGTHS[i] for i in own], dtype=torch.long)
     frames = max([1, *lengths.tolist()])
     mask = (torch.arange(frames) < lengths[:, None]).long()
-    trained = DistributedDataParallel(model) if world_size > 1 else model
+    trained = DistributedDataParallel(model) if world_size > 1 and not sharded else model
+    if sharded:
+        for layer in model.deepspeech2.layers:
+            fully_shard(layer)
+        fully_shard(model)
     loss = trained(features[own, :frames], mask, labels[own]).loss * len(own) / len(LENGTHS) * world_size
     loss.backward()
-    return {name: p.grad for name, p in model.named_parameters()} | dict(model.named_buffers())
+    gradients = {name: p.grad.full_tensor() if sharded else p.grad for name, p in model.named_parameters()}
+    return gradients | dict(model.named_buffers())
 
 
 @pytest.mark.parametrize(
-    "world_size, uneven, stock_kernel",
-    [(2, False, False), (2, True, False), (3, False, False), (3, True, False), (2, False, True), (3, True, True)],
+    "world_size, uneven, stock_kernel, sharded",
+    [
+        (2, False, False, False),
+        (2, True, False, False),
+        (3, False, False, False),
+        (3, True, False, False),
+        (2, False, True, False),
+        (3, True, True, False),
+        (2, False, False, True),
+        (3, True, False, True),
+    ],
 )
-def test_processes_together_equal_one(monkeypatch, world_size, uneven, stock_kernel, tmp_path):
+def test_processes_together_equal_one(monkeypatch, world_size, uneven, stock_kernel, sharded, tmp_path):
+    """Data parallel, and with the parameters sharded as well (FSDP)."""
     monkeypatch.setattr(BatchNormRNN, "_has_stock_kernel", None)  # what the step changes, it changes for itself alone
     file = tmp_path / "gradients.pt"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
     subprocess.run(
-        [*command, __file__, str(file), str(int(uneven)), str(int(stock_kernel))], check=True, env=environment, timeout=300
+        [*command, __file__, str(file), *(str(int(flag)) for flag in (uneven, stock_kernel, sharded))],
+        check=True,
+        env=environment,
+        timeout=300,
     )
     expected = gradients_of_a_step(0, 1, False)
     found = torch.load(file)
@@ -65,7 +86,7 @@ def test_processes_together_equal_one(monkeypatch, world_size, uneven, stock_ker
 def main() -> None:
     torch.distributed.init_process_group("gloo")
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    values = gradients_of_a_step(rank, world_size, sys.argv[2] == "1", sys.argv[3] == "1")
+    values = gradients_of_a_step(rank, world_size, *(flag == "1" for flag in sys.argv[2:]))
     if rank == 0:
         torch.save(values, sys.argv[1])
     torch.distributed.destroy_process_group()

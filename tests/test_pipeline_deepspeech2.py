@@ -21,7 +21,7 @@ from transformers import (
     pipeline,
 )
 
-from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Pipeline
+from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Pipeline
 
 
 RATE = 16_000
@@ -389,3 +389,88 @@ def test_bad_inputs(recognizer, monkeypatch, tmp_path, audio, error, message):
     with pytest.raises(error, match=message) as caught:
         recognizer(audio)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def with_decoder(tiny_model_with_decoder) -> DeepSpeech2Pipeline:
+    return pipeline(TASK, model=tiny_model_with_decoder)
+
+
+def test_decoder_of_the_folder_is_used(recognizer, with_decoder, tiny_model_with_decoder, clips):
+    """What the pipeline says is what the decoder says of the model's logits; without it, or with None, the best path."""
+    model, extractor = with_decoder.model, with_decoder.feature_extractor
+    best_path = pipeline(TASK, model=tiny_model_with_decoder, decoder=None)
+    given = pipeline(TASK, model=model, tokenizer=with_decoder.tokenizer, feature_extractor=extractor)
+    named = pipeline(TASK, model=recognizer.model.name_or_path, decoder=tiny_model_with_decoder)
+    differ = 0
+    for clip in clips[:4]:
+        with torch.no_grad():
+            logits = model(**extractor(clip.waveform, sampling_rate=RATE, return_tensors="pt")).logits[0]
+        expected = with_decoder.decoder.decode(logits, FRAME)[0]
+        for found in (with_decoder, given, named):
+            result = found(clip.waveform, return_timestamps="word")
+            assert result["text"] == expected.text
+            assert [(c["text"], c["timestamp"], c["confidence"]) for c in result["chunks"]] == [
+                (word.text, (word.start, word.end), word.confidence) for word in expected.words
+            ]
+        characters = with_decoder(clip.waveform, return_timestamps="char")["chunks"]
+        assert "".join(character["text"] for character in characters) == expected.text
+        json.dumps(characters)
+        assert best_path(clip.waveform) == recognizer(clip.waveform)
+        differ += with_decoder(clip.waveform) != recognizer(clip.waveform)
+    assert differ == 4
+
+
+def test_decoder_company_does_not_matter(with_decoder, uneven):
+    """Law 1 with a language model: batches of eight give what single calls give, text, times and all."""
+    single = [with_decoder(waveform, return_timestamps="word") for waveform in uneven]
+    together = with_decoder(list(uneven), batch_size=8, return_timestamps="word")
+    assert [result["text"] for result in together] == [result["text"] for result in single]
+    for one, other in zip(single, together):
+        assert [chunk["timestamp"] for chunk in one["chunks"]] == [chunk["timestamp"] for chunk in other["chunks"]]
+
+
+def test_decoder_over_chunks(make_tiny_model, processor, language_model_file, clips):
+    """A recording in chunks: their logits are put together and searched once, so that the text is that of the whole."""
+    decoder = CTCBeamSearchDecoder(processor.tokenizer, language_model_file, alpha=1.5, beam_width=20)
+    model = make_tiny_model(bidirectional=False)
+    parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+    recognizer = pipeline(TASK, model=model, decoder=decoder, **parts)
+    waveform = np.concatenate([clip.waveform for clip in clips[:3]])
+    whole = symbols(recognizer(waveform, return_timestamps="char"), last=len(waveform) / RATE - 2)
+    for batch_size in (1, 4):
+        pieces = recognizer(waveform, chunk_length_s=3, stride_length_s=1, batch_size=batch_size, return_timestamps="char")
+        assert len(whole) > 40 and symbols(pieces, last=len(waveform) / RATE - 2) == whole
+
+
+def test_hot_words_and_n_best(with_decoder, recognizer, clips):
+    """Both are arguments of a call, of `pipeline` too, and an error, not silence, where there is no decoder."""
+    waveform = clips[0].waveform
+    plain = with_decoder(waveform, n_best=3)
+    assert [one["text"] for one in plain["hypotheses"]][0] == plain["text"] and len(plain["hypotheses"]) == 3
+    for one in plain["hypotheses"]:
+        assert one["score"] <= plain["hypotheses"][0]["score"]
+    hot = with_decoder(waveform, hotwords={"zebra": 500.0})["text"]
+    assert "zebra" in hot.split() and "zebra" not in plain["text"].split()
+    with pytest.raises(ValueError, match="hotwords: found without a decoder"):
+        recognizer(waveform, hotwords={"zebra": 5.0})
+    with pytest.raises(ValueError, match="n_best: found 0"):
+        with_decoder(waveform, n_best=0)
+    for hotwords, message in (({"zebra": -1.0}, "the weight -1.0 of 'zebra'"), ({"ж": 1.0}, "no symbols for 'ж'")):
+        with pytest.raises(ValueError, match=message):
+            with_decoder("no/such/file.wav", hotwords=hotwords)  # before any audio is read
+
+
+def test_pipeline_saves_its_decoder(with_decoder, clips, tmp_path):
+    with_decoder.save_pretrained(tmp_path)
+    again = pipeline(TASK, model=tmp_path)
+    assert again(clips[0].waveform, return_timestamps="word") == with_decoder(clips[0].waveform, return_timestamps="word")
+
+
+def test_decoder_without_its_language_model(tiny_model_with_decoder, tmp_path):
+    """It is not passed over: the pipeline says what is missing before any audio comes."""
+    for file in tiny_model_with_decoder.iterdir():
+        if file.name != "language_model.safetensors" and file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match="needs its language model language_model.safetensors, which is not there"):
+        pipeline(TASK, model=tmp_path)

@@ -117,3 +117,63 @@ def test_pushed_model_is_downloaded_and_run_elsewhere(tiny_model_folder, wavefor
         found = as_stranger("tester/tiny", waveform, tmp_path, hub.environment(tmp_path / "user"))
     assert torch.equal(found["logits"], expected)
     assert found["heard"]["chunks"]
+
+
+OWNER = """
+import sys
+import modeling_deepspeech2
+import numpy as np, torch
+from transformers import pipeline
+name, waveform, output = sys.argv[1:]
+"""
+ANYONE = """
+import sys
+sys.modules["modeling_deepspeech2"] = None
+import numpy as np, torch
+from transformers import pipeline
+name, waveform, output = sys.argv[1:]
+"""
+# {package imported, remote code} × {with the language model of the repository, without}: one line each.
+FOUR_WAYS = [
+    (OWNER, 'recognizer = pipeline("automatic-speech-recognition", model=name)', True),
+    (OWNER, 'recognizer = pipeline("automatic-speech-recognition", model=name, decoder=None)', False),
+    (ANYONE, 'recognizer = pipeline("automatic-speech-recognition", model=name, trust_remote_code=True)', True),
+    (
+        ANYONE,
+        'recognizer = pipeline("automatic-speech-recognition", model=name, trust_remote_code=True, decoder=None)',
+        False,
+    ),
+]
+HEAR = """
+assert (recognizer.decoder is not None) == WITH
+torch.save(recognizer(np.load(waveform), return_timestamps="word"), output)
+"""
+
+
+def test_decoder_is_found_on_the_hub(tiny_model_with_decoder, waveform, tmp_path):
+    """The language model travels with the model: fresh processes with empty caches use it or leave it, four ways."""
+    push = (
+        "import sys; from pathlib import Path; from modeling_deepspeech2.training.publishing import push_repository;"
+        "push_repository(Path(sys.argv[1]), 'tester/with_lm', [])"
+    )
+    np.save(tmp_path / "waveform.npy", waveform)
+    expected = {
+        True: pipeline("automatic-speech-recognition", model=tiny_model_with_decoder),
+        False: pipeline("automatic-speech-recognition", model=tiny_model_with_decoder, decoder=None),
+    }
+    expected = {kind: found(waveform, return_timestamps="word") for kind, found in expected.items()}
+    assert expected[True]["text"] != expected[False]["text"]
+    with HubServer() as hub:
+        environment = hub.environment(tmp_path / "publisher")
+        subprocess.run(
+            [sys.executable, "-c", push, str(tiny_model_with_decoder)], check=True, env=environment, timeout=300
+        )  # fmt: skip
+        assert {"decoder_config.json", "language_model.safetensors", "ngram.py"} <= set(hub.files("tester/with_lm"))
+        for number, (preamble, line, uses_decoder) in enumerate(FOUR_WAYS):
+            code = preamble + line + HEAR.replace("WITH", str(uses_decoder))
+            flags = ["-I"] if preamble is ANYONE else []
+            output = tmp_path / f"{number}.pt"
+            arguments = ["tester/with_lm", str(tmp_path / "waveform.npy"), str(output)]
+            environment = hub.environment(tmp_path / f"user{number}")
+            subprocess.run([sys.executable, *flags, "-c", code, *arguments], check=True, env=environment, timeout=300)
+            assert torch.load(output) == expected[uses_decoder]

@@ -6,8 +6,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 
-from modeling_deepspeech2 import DeepSpeech2Config
+from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
 from modeling_deepspeech2.training.arguments import model_settings, parse_arguments
 from modeling_deepspeech2.training.sources import SpeechData
 
@@ -20,7 +21,7 @@ SCHEMAS = {
         {"clean": ["train.100", "train.360", "validation", "test"], "other": ["train.500", "validation", "test"]},
         ["file", "audio", "text", "speaker_id", "chapter_id", "id"],
     ),
-    "mozilla-foundation/common_voice_17_0": (
+    "fixie-ai/common_voice_17_0": (
         {language: ["train", "validation", "test", "other", "invalidated"] for language in ("en", "zh-CN")},
         ["client_id", "path", "audio", "sentence", "up_votes", "down_votes", "age", "gender", "accent", "locale", "segment"],
     ),
@@ -33,6 +34,13 @@ def test_recipes_can_be_read(recipe):
     DeepSpeech2Config(**model_settings(model))
     assert training.output_dir == f"runs/{recipe.stem}"
     assert not set(data.test) & set(data.train) and not set(data.test) & set(data.validation)
+
+
+def test_the_accelerate_config_is_one():
+    """And it shards the layers of our own model."""
+    config = load_config_from_file(str(RECIPES[0].parent / "accelerate" / "fsdp.yaml"))
+    assert config.distributed_type == "FSDP"
+    assert [config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"]] == DeepSpeech2ForCTC._no_split_modules
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -17,6 +17,9 @@ from modeling_deepspeech2.training.sorta_grad import Batching
 from modeling_deepspeech2.training.sources import SpeechData
 
 
+AMAZON_QUEEN = Path(__file__).parent.parent.parent / "shared" / "data" / "speech-en" / "amazon_queen"
+
+
 def make_index(utterances: int, shards: int = 3, seed: int = 0, weight: float = 1.0) -> DurationIndex:
     rng = np.random.default_rng(seed)
     shard = np.sort(rng.integers(0, shards, utterances)).astype(np.int32)
@@ -95,6 +98,16 @@ def test_later_epochs_differ_with_seed_and_epoch_and_have_little_padding():
     # Neighbours in time are not neighbours in length: the order of the batches is random.
     longest = [batch.max() for batch in batches]
     assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.3
+
+
+@pytest.mark.skipif(not AMAZON_QUEEN.exists(), reason="../shared/data is not here")
+@pytest.mark.parametrize("seconds", [50, 100])
+def test_batches_by_seconds_of_real_speech_have_little_padding(seconds):
+    index = SpeechData(str(AMAZON_QUEEN.parent), ["amazon_queen/train"]).index
+    for epoch in range(3):
+        plan = Batching(1, seconds, sorta_grad=True).plan(index, epoch)
+        lengths = [index.seconds[plan.batch(step, 0)] for step in range(plan.steps)]
+        assert 1 - index.seconds.sum() / sum(len(batch) * batch.max() for batch in lengths) <= 0.06
 
 
 def test_two_times_eight_are_sixteen():
@@ -181,3 +194,10 @@ def test_a_resumed_epoch_goes_on_where_it_stopped(large):
     first_step = plan.steps - 20
     rest = [[utterance.name for utterance in batch] for batch in Batches(data, plan, first_step, rank=1, world_size=2)]
     assert rest == whole[first_step:]
+
+
+def test_later_epochs_of_a_large_stream_differ_with_the_seed_alone(large):
+    data = SpeechData(str(large), ["train"], show_progress=False)
+    one, again, other = (Batching(16, seed=seed, memory=2**20).plan(data.index, 1).order for seed in (0, 0, 1))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+    assert sorted(one) == sorted(other) == list(range(len(data.index)))

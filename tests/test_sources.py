@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 from hub_server import HubServer
 
+from modeling_deepspeech2.training.durations import duration_of
 from modeling_deepspeech2.training.sources import DataError, SpeechData
 
 
@@ -149,6 +151,45 @@ def test_the_held_out_part_and_the_rest_are_the_whole(tmp_path):
     kept, held_out = (SpeechData(str(folder), ["train"], held_out=0.3, part=part) for part in ("kept", "held_out"))
     assert 0 < len(held_out.index) < len(kept.index)
     assert sorted([*kept.index.rows, *held_out.index.rows]) == list(range(40))
+
+
+def rows_with(folder: Path, **columns: list) -> SpeechData:
+    folder.mkdir()
+    audio = [{"bytes": recording(seconds), "path": None} for seconds in LENGTHS.values()]
+    table = pyarrow.table({"id": list(LENGTHS), "audio": audio, "text": list(LENGTHS)} | columns)
+    pyarrow.parquet.write_table(table, folder / "train-00000-of-00001.parquet")
+    return SpeechData(str(folder), ["train"])
+
+
+def test_rows_without_a_duration_are_measured(tmp_path):
+    """A batch by seconds would take any number of utterances of no length."""
+    assert rows_with(tmp_path / "speech", duration=[1.0, None, 2.25]).index.seconds.tolist() == list(LENGTHS.values())
+
+
+def test_a_duration_column_in_milliseconds_is_refused(tmp_path):
+    with pytest.raises(DataError, match="must hold seconds, but says 1000 of a recording of 1.00 s"):
+        rows_with(tmp_path / "speech", duration=[1000, 500, 2250]).index  # noqa: B018
+
+
+def test_transcripts_of_digits_alone_are_text(tmp_path):
+    assert rows_with(tmp_path / "speech", text=[1, 2, 3]).read(np.array([2]))[2].text == "3"
+
+
+def test_a_kind_of_file_that_soundfile_does_not_know_has_a_length(tmp_path):
+    wave = tmp_path / "clip.wav"
+    wave.write_bytes(recording(1.5))
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("needs ffmpeg")
+    subprocess.run(["ffmpeg", "-loglevel", "error", "-i", wave, tmp_path / "clip.m4a"], check=True)
+    assert duration_of({"bytes": None, "path": str(tmp_path / "clip.m4a")}) == pytest.approx(1.5, abs=0.1)
+
+
+def test_metadata_beside_the_audio_is_the_split_train_alone(tmp_path):
+    folder = audio_folder(tmp_path / "speech", "csv")
+    (folder / "train" / "metadata.csv").rename(folder / "metadata.csv")
+    SpeechData(str(folder), ["train"])
+    with pytest.raises(DataError, match="is one split, 'train'; for 'test' there must be a folder"):
+        SpeechData(str(folder), ["test"])
 
 
 @pytest.mark.parametrize(

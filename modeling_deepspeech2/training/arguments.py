@@ -135,7 +135,10 @@ class TrainingArguments:
     )
     shuffle_memory: int = field(
         default=256,
-        metadata={"help": "Megabytes of encoded audio held, on all processes together, to draw the order from."},
+        metadata={
+            "help": "Megabytes of encoded audio held, on all processes together: half of it to draw the order from, half "
+            "being read ahead."
+        },
     )
     num_workers: int = field(
         default=0, metadata={"help": "Processes that decode audio beside the training process; 0 decodes in it."}
@@ -151,7 +154,10 @@ class TrainingArguments:
         default=False,
         metadata={"help": "Processes in pairs that share out each layer's two directions and the output symbols."},
     )
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches whose gradients make one step."})
+    gradient_accumulation_steps: int = field(
+        default=1,
+        metadata={"help": "Batches whose gradients make one step, as if they were one; only BatchNorm sees each alone."},
+    )
     speed_perturbation: float = field(
         default=0.0, metadata={"help": "Play each training utterance up to this share faster or slower, such as 0.1."}
     )
@@ -162,7 +168,8 @@ class TrainingArguments:
         default=0.0, metadata={"help": "Share of the training utterances with noise at 0 to 30 dB; 0.4 in the paper."}
     )
     noise: str | None = field(
-        default=None, metadata={"help": "A folder of recordings of noise; without it coloured noise is made up."}
+        default=None,
+        metadata={"help": "A folder of noise, or DATA SET::SPLIT; without it coloured noise is made up."},
     )
     codec_share: float = field(
         default=0.0, metadata={"help": "Share of the training utterances sent through a telephone line or lossy codec."}
@@ -191,6 +198,7 @@ class TrainingArguments:
     save_steps: int = field(
         default=500, metadata={"help": "Steps from one checkpoint to the next; each epoch ends with one."}
     )
+    logging_steps: int = field(default=10, metadata={"help": "Steps from one line of the curves to the next."})
     seed: int = field(default=0, metadata={"help": "Of weights, order and dropout."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
     eval_only: bool = field(default=False, metadata={"help": "Only measure --model on the test splits."})
@@ -198,9 +206,19 @@ class TrainingArguments:
     hub_model_id: str | None = field(default=None, metadata={"help": "USER/NAME to publish as."})
 
     def __post_init__(self):
-        for name in ("num_epochs", "batch_size", "gradient_accumulation_steps", "eval_batch_size", "eval_epochs", "keep"):
+        at_least_1 = (
+            "num_epochs batch_size gradient_accumulation_steps eval_batch_size eval_epochs keep save_steps logging_steps "
+            "shuffle_memory"
+        )
+        for name in at_least_1.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        at_least_0 = "patience eval_steps batch_seconds max_seconds num_workers warmup_steps gain momentum weight_decay"
+        for name in at_least_0.split():
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, but is {getattr(self, name)}.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, but is {self.max_steps}.")
         for name in ("learning_rate", "anneal", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, but is {getattr(self, name)}.")
@@ -209,8 +227,8 @@ class TrainingArguments:
                 raise ValueError(f"{name} must lie in [0, 1], but is {getattr(self, name)}.")
         if self.speed_perturbation == 1:
             raise ValueError("speed_perturbation must be below 1.")
-        if self.noise and not Path(self.noise).is_dir():
-            raise ValueError(f"noise must be a folder of recordings, but there is none at {self.noise}.")
+        if self.noise and "::" not in self.noise and not Path(self.noise).is_dir():
+            raise ValueError(f"noise must be a folder of recordings or DATA SET::SPLIT; there is no folder {self.noise}.")
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub needs hub_model_id, such as --hub_model_id=me/my-model.")
         if self.eval_only and not self.model:

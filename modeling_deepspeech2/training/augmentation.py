@@ -14,8 +14,8 @@ import soundfile
 import soxr
 import torch
 
-from ..audio import AudioError, read_audio
-from .sources import DataError
+from .durations import duration_of, read_waveform, size_of
+from .sources import DataError, open_source
 
 
 # Section 5.3 of the paper adds noise to 40 % of the utterances, at 0 to 30 dB.
@@ -28,8 +28,43 @@ CODECS = (
     ("OGG", "VORBIS", 16_000),
     ("MP3", "MPEG_LAYER_III", 16_000),
 )
+SHORTEST = 160  # samples: a click is left as it is
+NOISE_MEMORY = 256 * 2**20  # bytes of encoded noise that are held
 FREQUENCY_MASKS, FREQUENCY_MASK_BINS = 2, 20
 TIME_MASKS, TIME_MASK_SHARE = 2, 0.05  # a share of the utterance
+
+
+def noise_recordings(place: str) -> tuple[list[dict], list[str]]:
+    """Finds recordings of noise.
+
+    Args:
+        place: a folder with audio files, or DATA SET::[CONFIGURATION/]SPLIT, whose first 256 MB are held in memory.
+
+    Returns:
+        The audio that can be read, {"bytes": …, "path": …} each, and the names of what cannot.
+
+    Raises:
+        DataError: there is no such data set, or no recording that can be read.
+    """
+    data_set, _, split = place.rpartition("::")
+    if data_set:
+        found, size = [], 0
+        source = open_source(data_set, split, text_column=None)
+        tables = (table for shard in range(source.num_shards) for table in source.tables(shard, [source.audio_column]))
+        for row in (row for table in tables for row in table.to_pylist()):
+            found.append(source.audio(row))
+            size += size_of(found[-1])
+            if size > NOISE_MEMORY:
+                break
+    else:
+        kinds = {f".{kind.lower()}" for kind in soundfile.available_formats()} | {".opus"}
+        files = sorted(file for file in Path(place).rglob("*") if file.suffix.lower() in kinds)
+        found = [{"bytes": None, "path": str(file)} for file in files]
+    is_readable = [duration_of(audio) > 0 for audio in found]
+    unreadable = [str(audio.get("path")) for audio, readable in zip(found, is_readable) if not readable]
+    if len(unreadable) == len(found):
+        raise DataError(f"There is no recording of noise in {place} that can be read; {len(found)} were tried.")
+    return [audio for audio, readable in zip(found, is_readable) if readable], unreadable
 
 
 @dataclass
@@ -38,38 +73,28 @@ class Augmentation:
     speed: played faster or slower (and so higher or deeper) by up to this share, such as 0.1; 0 for never.
     gain: louder or softer by up to so many decibels.
     noise_share: share of the utterances that noise is added to.
-    noise: folder of recordings of noise; without it coloured noise is made up.
+    noise: recordings of noise, see [`noise_recordings`]; without any coloured noise is made up.
     codec_share: share of the utterances that go through a telephone line or a lossy codec.
     spec_augment: masks bands of frequency and stretches of time (Park et al., arXiv 1904.08779, without warping).
     seed, epoch: what the randomness starts from.
-
-    Raises:
-        DataError: the folder of noise holds no recording.
     """
 
     speed: float = 0.0
     gain: float = 0.0
     noise_share: float = 0.0
-    noise: str | None = None
+    noise: list[dict] = field(default_factory=list)
     codec_share: float = 0.0
     spec_augment: bool = False
     seed: int = 0
     epoch: int = 0
-    recordings: list[Path] = field(init=False, default_factory=list)
-
-    def __post_init__(self):
-        if self.noise is None:
-            return
-        kinds = {f".{kind.lower()}" for kind in soundfile.available_formats()} | {".opus"}
-        self.recordings = sorted(file for file in Path(self.noise).rglob("*") if file.suffix.lower() in kinds)
-        if not self.recordings:
-            raise DataError(f"There is no recording of noise in {self.noise}.")
 
     def generator(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, zlib.crc32(name.encode())])
 
     def change(self, waveform: np.ndarray, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
         """(samples,) -> (samples / speed,)"""
+        if len(waveform) < SHORTEST:
+            return waveform
         if self.speed:
             waveform = soxr.resample(waveform, generator.uniform(1 - self.speed, 1 + self.speed), 1.0, quality="MQ")
         if self.gain:
@@ -82,15 +107,11 @@ class Augmentation:
         return waveform
 
     def _noise(self, samples: int, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
-        """A stretch of a recording that can be read, or, without recordings, made-up noise."""
-        for number in generator.permutation(len(self.recordings)):
-            try:
-                noise = read_audio(str(self.recordings[number]), sampling_rate, name=self.recordings[number].name)
-            except (AudioError, OSError):
-                continue
-            if len(noise):
-                start = generator.integers(len(noise))
-                return np.resize(np.roll(noise, -start), samples)  # from its beginning again where it is too short
+        """A stretch of a recording, or, without recordings, made-up noise."""
+        if self.noise:
+            noise = read_waveform(self.noise[generator.integers(len(self.noise))], sampling_rate, "a recording of noise")
+            start = generator.integers(len(noise))
+            return np.resize(np.roll(noise, -start), samples)  # from its beginning again where it is too short
         return colorednoise.powerlaw_psd_gaussian(generator.uniform(*NOISE_COLOURS), samples, random_state=generator)
 
     def mask(self, features: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:

@@ -7,6 +7,7 @@ utterance that cannot be used is left out, and every batch says which and why.
 import math
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +18,9 @@ from ..audio import AudioError
 from ..configuration_deepspeech2 import DeepSpeech2Config
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from .augmentation import Augmentation
+from .durations import read_waveform
 from .sorta_grad import EpochPlan
-from .sources import DataError, SpeechData, Utterance, read_waveform
+from .sources import DataError, SpeechData, Utterance
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Collator:
         for utterance in batch:
             try:
                 generator = self.augmentation.generator(utterance.name)
-                waveform = read_waveform(utterance, extractor.sampling_rate)
+                waveform = read_waveform(utterance.audio, extractor.sampling_rate, utterance.name)
                 length = len(waveform) / extractor.sampling_rate
                 if self.max_seconds and length > self.max_seconds:
                     raise DataError(f"It lasts {length:.1f} s, longer than max_seconds, {self.max_seconds:g}.")
@@ -82,8 +84,8 @@ class Collator:
         return labels
 
     def _tensors(self, features: list[torch.Tensor], labels: list[list[int]]) -> dict[str, torch.Tensor]:
-        # The empty batch keeps the axes that the model looks at.
-        features = features or [torch.zeros(0, self.config.num_frequency_bins)]
+        # The empty batch keeps the axes that the model looks at, and a frame for its convolutions.
+        features = features or [torch.zeros(1, self.config.num_frequency_bins)]
         padded = pad_sequence(features, batch_first=True, padding_value=self.processor.feature_extractor.padding_value)
         lengths = torch.tensor([len(utterance) for utterance in features])
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
@@ -113,7 +115,7 @@ class Batches(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[list[Utterance]]:
         worker = torch.utils.data.get_worker_info()
         worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        item = 0
+        item, windows = 0, []
         for window in self.plan.windows(self.first_step):
             own = []
             for step in window:
@@ -121,10 +123,21 @@ class Batches(torch.utils.data.IterableDataset):
                     if item % workers == worker_id:
                         own.append(self.plan.batch(step, part))
                     item += 1
-            found = self.data.read(np.unique(np.concatenate(own))) if own else {}
-            for numbers in own:
-                yield [found[number] for number in numbers.tolist()]
-            del found  # before the next window is read
+            if own:
+                windows.append(own)
+        # While one window is worked on, the next is read.
+        with ThreadPoolExecutor(1) as reader:
+            ahead = [reader.submit(self._read, own) for own in windows[:1]]
+            for place, own in enumerate(windows):
+                found = ahead.pop().result()
+                if place + 1 < len(windows):
+                    ahead.append(reader.submit(self._read, windows[place + 1]))
+                for numbers in own:
+                    yield [found[number] for number in numbers.tolist()]
+                del found
+
+    def _read(self, batches: list[np.ndarray]) -> dict[int, Utterance]:
+        return self.data.read(np.unique(np.concatenate(batches)))
 
 
 def make_loader(batches: Batches, collate: Collator, num_workers: int = 0) -> torch.utils.data.DataLoader:

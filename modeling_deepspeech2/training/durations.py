@@ -1,7 +1,7 @@
 """What is known of every utterance of a data set before any of its audio is decoded: where it stands, and how long it is.
 
 In comes a stream of rows for each shard, out goes a table of 24 bytes an utterance. Durations come from a column where the
-data set has one, else from the headers of the audio, once: the table is kept in the cache of `datasets`.
+data set has one, else from the audio, once: the table is kept in the cache of `datasets`.
 """
 
 import io
@@ -17,6 +17,13 @@ import numpy as np
 import soundfile
 from tqdm.auto import tqdm
 
+from ..audio import AudioError, read_audio
+
+
+FORMAT = 2  # of the table in the cache
+DECODED_RATE = 16_000  # hertz, where a length can only be told by decoding
+OVERHEAD = 1_000  # bytes of an utterance beside its audio: name, transcript, objects
+
 
 @dataclass
 class DurationIndex:
@@ -24,8 +31,8 @@ class DurationIndex:
 
     Args:
         shards, rows: the shard that holds it, and its place there.
-        seconds: its duration; 0 where no header could be read.
-        sizes: bytes that it takes while it waits to be decoded; 0 where only a path is held.
+        seconds: its duration; 0 where it cannot be read.
+        sizes: bytes that it takes while it waits to be decoded.
         draws: a number drawn by its name, the same in every run.
         weights: how often an epoch reads it.
     """
@@ -68,7 +75,7 @@ def measure_durations(rows_of_shards: Iterable[Iterable[tuple]], bar: tqdm) -> D
             shards.append(shard)
             numbers.append(number)
             seconds.append(duration_of(audio) if duration is None else duration)
-            sizes.append(len(audio.get("bytes") or b""))
+            sizes.append(size_of(audio))
             draws.append(zlib.crc32(str(name or audio.get("path") or f"{shard}/{number}").encode()))
             bar.update()
     return DurationIndex(
@@ -82,18 +89,43 @@ def measure_durations(rows_of_shards: Iterable[Iterable[tuple]], bar: tqdm) -> D
 
 
 def duration_of(audio: dict) -> float:
-    """Seconds, by the header of the file alone; 0 where it cannot be read."""
+    """Seconds, by the file's header, or by decoding a kind that soundfile does not know; 0 where it cannot be read."""
     try:
         if audio.get("bytes") is not None:
             return soundfile.info(io.BytesIO(audio["bytes"])).duration
         with fsspec.open(audio["path"]) as file:  # on this machine or on the Hub
             return soundfile.info(file).duration
     except (soundfile.LibsndfileError, OSError, TypeError, KeyError):
+        pass
+    try:
+        return len(read_waveform(audio, DECODED_RATE, "")) / DECODED_RATE
+    except (AudioError, OSError):
         return 0.0  # the collator will name it
 
 
+def size_of(audio: dict) -> int:
+    """Bytes that an utterance takes in memory while it waits to be decoded."""
+    return OVERHEAD + len(audio.get("bytes") or b"")
+
+
+def read_waveform(audio: dict, sampling_rate: int, name: str) -> np.ndarray:
+    """The samples, shape (samples,), of {"bytes": …, "path": …}, the path on this machine or on the Hub.
+
+    Raises:
+        AudioError: they cannot be read, or there is nothing to read.
+        OSError: there is no such file, or no connection.
+    """
+    source = audio["bytes"] if audio.get("bytes") is not None else audio.get("path")
+    if source is None:
+        raise AudioError(f"{name} has neither bytes nor a path.")
+    if isinstance(source, str) and "://" in source:
+        with fsspec.open(source) as file:
+            source = file.read()
+    return read_audio(source, sampling_rate, name=name)
+
+
 def cache_file(fingerprint: str) -> Path:
-    return Path(datasets.config.HF_DATASETS_CACHE) / "deepspeech2_durations" / f"{fingerprint}.npz"
+    return Path(datasets.config.HF_DATASETS_CACHE) / "deepspeech2_durations" / f"{fingerprint}-{FORMAT}.npz"
 
 
 def load_durations(file: Path) -> DurationIndex | None:

@@ -60,8 +60,10 @@ def emissions(
     for batch in tqdm(
         loader, description, plan.steps, unit=" batches", leave=False, disable=not accelerator.is_main_process
     ):
-        inputs = (batch[name].to(accelerator.device) for name in ("input_features", "attention_mask"))
-        yield batch, model(*inputs).logits if batch["names"] else torch.zeros(0, 0, model.config.vocab_size)
+        # A batch with nothing in it goes through the model too: where that is sharded, all processes take part.
+        with accelerator.autocast():
+            inputs = (batch[name].to(accelerator.device) for name in ("input_features", "attention_mask"))
+            yield batch, model(*inputs).logits
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ which steps are read in one go. The plan depends on the seed and the epoch alone
 is resumed, makes the same one.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class Batching:
         parts: batches a step is shared out into: processes · accumulation.
         sorta_grad: the first epoch goes from the shortest utterance to the longest.
         seed: of everything random.
-        memory: bytes of encoded audio that may be held at a time, on all processes together.
+        memory: bytes of encoded audio that may be held, on all processes together: the window in use and the next one.
     """
 
     batch_size: int
@@ -85,12 +86,12 @@ class Batching:
             window_ends = [
                 step + 1
                 for step in range(len(step_ends))
-                if step + 1 == len(step_ends) or held[step + 1] // self.memory > held[step] // self.memory
+                if step + 1 == len(step_ends) or held[step + 1] // self._window > held[step] // self._window
             ]
             return EpochPlan(order, step_ends, np.array(window_ends, dtype=np.int64), self.parts)
         place = generator.permutation(index.shards.max(initial=0) + 1)[index.shards]
         numbers = numbers[np.lexsort((index.rows[numbers], place[numbers]))]
-        window_of = (np.cumsum(index.sizes[numbers], dtype=np.int64) - 1) // self.memory
+        window_of = (np.cumsum(index.sizes[numbers], dtype=np.int64) - 1) // self._window
         order, step_ends, window_ends = [numbers[:0]], [], []
         done = 0
         for window in np.split(numbers, np.flatnonzero(np.diff(window_of)) + 1) if len(numbers) else []:
@@ -108,6 +109,18 @@ class Batching:
         return EpochPlan(
             np.concatenate(order), np.array(step_ends, dtype=np.int64), np.array(window_ends, dtype=np.int64), self.parts
         )
+
+    @property
+    def _window(self) -> int:
+        """Bytes of one window: while it is worked on, the next is read."""
+        return max(1, self.memory // 2)
+
+    def fingerprint(self, index: DurationIndex) -> str:
+        """Equal where the plans of all epochs are."""
+        digest = hashlib.sha256(repr(self).encode())
+        for field in fields(index):
+            digest.update(np.ascontiguousarray(getattr(index, field.name)))
+        return digest.hexdigest()[:16]
 
     def _cut(self, seconds: np.ndarray) -> np.ndarray:
         """Where each step ends among utterances of these lengths, which are sorted, or nearly so."""

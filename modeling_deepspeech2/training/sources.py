@@ -10,15 +10,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow
 from datasets import IterableDataset, get_dataset_config_names, load_dataset_builder
 from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
-from ..audio import AudioError, read_audio
-from .durations import DurationIndex, cache_file, load_durations, measure_durations, save_durations
+from ..audio import AudioError
+from .durations import (
+    DurationIndex,
+    cache_file,
+    duration_of,
+    load_durations,
+    measure_durations,
+    read_waveform,
+    save_durations,
+    size_of,
+)
 
 
 TABLE_ROWS = 256  # rows that are read at a time
@@ -49,7 +57,7 @@ class Source:
     rows: IterableDataset
     columns: list[str]
     audio_column: str
-    text_column: str
+    text_column: str | None
     folder: Path
     fingerprint: str  # of its files, so that what was measured once can be found again
 
@@ -75,14 +83,14 @@ class Source:
         return {"bytes": None, "path": str(self.folder / audio)} if isinstance(audio, str) else audio
 
 
-def open_source(path: str, split: str, audio_column: str = "audio", text_column: str = "text") -> Source:
+def open_source(path: str, split: str, audio_column: str = "audio", text_column: str | None = "text") -> Source:
     """Opens one split of a data set.
 
     Args:
         path: a name on the Hub, or a folder: parquet shards, an audio folder with a metadata.csv or metadata.jsonl whose
             column `file_name` names the files, or manifests (JSON lines or CSV) whose column `audio_column` does.
         split: "split", or "configuration/split" where the data set has several configurations.
-        audio_column, text_column: what the data set calls them.
+        audio_column, text_column: what the data set calls them; no text_column where only the audio is wanted.
 
     Raises:
         DataError: no such data set, configuration, split or column.
@@ -92,6 +100,11 @@ def open_source(path: str, split: str, audio_column: str = "audio", text_column:
     for base in (folder / split_name, folder):
         for name in METADATA_FILES:
             if (base / name).exists():
+                if base == folder and split_name != "train":
+                    raise DataError(
+                        f"{base / name} beside the audio is one split, 'train'; for {split!r} there must be a folder "
+                        f"{folder / split_name} with a {name} of its own."
+                    )
                 kind = {".csv": "csv", ".jsonl": "json"}[Path(name).suffix]
                 files = {"data_files": {split_name: str(base / name)}}
                 return _open(kind, None, split_name, "file_name", text_column, base, path, **files)
@@ -105,7 +118,7 @@ def _open(
     configuration: str | None,
     split: str,
     audio_column: str,
-    text_column: str,
+    text_column: str | None,
     folder: Path,
     called: str,
     **files,
@@ -114,13 +127,14 @@ def _open(
     try:
         builder = load_dataset_builder(path, configuration, **files)
         rows = builder.as_streaming_dataset(split=split)
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
+        first = rows.with_format("arrow").iter(batch_size=1)
+        columns = rows.column_names or next((table.column_names for table in first), [])
+    except (ValueError, FileNotFoundError, ConnectionError, RuntimeError) as error:  # RuntimeError: a loading script
         known = _configurations(path)
         hint = f" Its configurations are {', '.join(known)}." if len(known) > 1 else ""
         raise DataError(f"Cannot open split {asked!r} of the data set {called}: {error}.{hint}") from error
-    columns = rows.column_names or next((table.column_names for table in rows.with_format("arrow").iter(batch_size=1)), [])
     for column in (audio_column, text_column):
-        if column not in columns:
+        if column is not None and column not in columns:
             raise DataError(f"The data set {called} has no column {column!r}; its columns are {', '.join(columns)}.")
     data_files = (builder.config.data_files or {}).get(split)
     versions = getattr(data_files, "origin_metadata", None)
@@ -190,25 +204,40 @@ class SpeechData:
 
     def _measure(self, source: Source) -> DurationIndex:
         columns = ["id", self.duration_column]
-        reads_audio = not set(columns) <= set(source.columns)
-        if reads_audio:
-            columns.append(source.audio_column)
+        if not set(columns) <= set(source.columns):
+            return self._read_rows(source, [*columns, source.audio_column])
+        index = self._read_rows(source, columns)
+        if np.isnan(index.seconds).any():  # some rows have none
+            return self._read_rows(source, [*columns, source.audio_column])
+        # The audio itself was not read; its size is told from the first rows of each shard.
+        for shard in np.unique(index.shards).tolist():
+            audios = [source.audio(row) for row in next(source.tables(shard, [source.audio_column])).to_pylist()]
+            seconds = index.seconds[index.shards == shard]
+            self._check(float(seconds[0]), duration_of(audios[0]), source)
+            first = max(float(seconds[: len(audios)].sum()), 0.01)
+            index.sizes[index.shards == shard] = seconds / first * sum(map(size_of, audios)) + 1
+        return index
+
+    def _read_rows(self, source: Source, columns: list[str]) -> DurationIndex:
+        reads_audio = source.audio_column in columns
 
         def rows(shard: int) -> Iterator[tuple[dict, float | None, str | None]]:
             for table in source.tables(shard, columns):
                 for row in table.to_pylist():
-                    yield source.audio(row) if reads_audio else {}, row.get(self.duration_column), row.get("id")
+                    seconds = row.get(self.duration_column)
+                    audio = source.audio(row) if reads_audio else {}
+                    yield audio, np.nan if seconds is None and not reads_audio else seconds, row.get("id")
 
         with tqdm(desc="durations", unit=" utterances", leave=False, disable=not self.show_progress) as bar:
-            index = measure_durations(map(rows, range(source.num_shards)), bar)
-        if not reads_audio:
-            # Its size is told from the first utterance of each shard.
-            for shard in np.unique(index.shards).tolist():
-                table = next(source.tables(shard, [source.audio_column]))
-                size = len(source.audio(table.slice(0, 1).to_pylist()[0]).get("bytes") or b"")
-                seconds = index.seconds[index.shards == shard]
-                index.sizes[index.shards == shard] = seconds * size / max(float(seconds[0]), 0.01)
-        return index
+            return measure_durations(map(rows, range(source.num_shards)), bar)
+
+    def _check(self, said: float, measured: float, source: Source) -> None:
+        """Milliseconds or samples in the column would spoil batches and order in silence."""
+        if measured and not 0.5 * measured - 0.1 <= said <= 2 * measured + 0.1:
+            raise DataError(
+                f"The column {self.duration_column!r} of {self.path} must hold seconds, but says {said:g} of a recording of "
+                f"{measured:.2f} s; name another with duration_column, or none to have them measured."
+            )
 
     def read(self, numbers: np.ndarray) -> dict[int, Utterance]:
         """The utterances of these numbers; each shard that holds some is read once.
@@ -228,7 +257,8 @@ class SpeechData:
                 for number, row in zip(here[some].tolist(), table.take(wanted[some] - start).to_pylist()):
                     audio = source.audio(row)
                     name = row.get("id") or audio.get("path") or f"{self.splits[place]}, row {self.index.rows[number]}"
-                    found[number] = Utterance(str(name), audio, row[source.text_column])
+                    text = row[source.text_column]  # which csv makes a number of, where all are numbers
+                    found[number] = Utterance(str(name), audio, text if text is None else str(text))
                 start += table.num_rows
                 if start > wanted[-1]:
                     break
@@ -245,23 +275,6 @@ class SpeechData:
         for some in np.array_split(np.sort(numbers), max(1, -(-len(numbers) // 500))):
             for utterance in self.read(some).values():
                 try:
-                    yield read_waveform(utterance, sampling_rate)
+                    yield read_waveform(utterance.audio, sampling_rate, utterance.name)
                 except (AudioError, OSError):
                     continue
-
-
-def read_waveform(utterance: Utterance, sampling_rate: int) -> np.ndarray:
-    """The samples of an utterance, shape (samples,).
-
-    Raises:
-        AudioError: it cannot be read, or there is nothing to read.
-    """
-    source = utterance.audio.get("bytes")
-    if source is None:
-        source = utterance.audio.get("path")
-    if source is None:
-        raise AudioError(f"{utterance.name} has neither bytes nor a path.")
-    if isinstance(source, str) and "://" in source:
-        with fsspec.open(source) as file:
-            source = file.read()
-    return read_audio(source, sampling_rate, name=utterance.name)

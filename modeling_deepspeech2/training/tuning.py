@@ -1,4 +1,4 @@
-"""Find the weights of the language model: a model and a development split in; out come alpha and beta, saved with the decoder.
+"""Find the weights of the language model: a model and a development split in; out come alpha and beta and a picture.
 
     python -m modeling_deepspeech2.training.tuning --model runs/mine --language_model lm.safetensors \\
         --dataset my_speech --split validation
@@ -115,7 +115,6 @@ def tune(
     alpha_step, beta_step = max_alpha / (GRID - 1), max_beta / (GRID - 1)
     total = (GRID**2 + 16) * len(logits)
     _share(decoder, logits)
-    torch.set_num_threads(1)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     with (
         context.Pool(num_processes, _share, (decoder, logits)) as pool,
@@ -135,6 +134,8 @@ def tune(
                     tuning.rates[alpha, beta] = rates.compute(predictions=texts, references=references)[metric]
                 best = tuning.best
                 bar.set_postfix_str(f"best {metric.upper()} {tuning.rates[best]:.2%} at alpha {best[0]:g}, beta {best[1]:g}")
+        bar.total = bar.n  # at the edge of the grid there are fewer neighbours
+        bar.refresh()
     decoder.alpha, decoder.beta = tuning.best
     return tuning
 
@@ -184,7 +185,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description="Tune alpha and beta of the beam search on a development split, and save the decoder with the model.\n\n"
         "Q = log p_ctc + alpha · log p_lm + beta · words (characters in Mandarin). Lower is better: the word error\n"
         "rate, in Mandarin the character error rate. Measure a test split only afterwards, with run_ctc.py --eval_only.",
-        epilog="example:\n  %(prog)s --model runs/mine --language_model lm.safetensors --dataset my_speech --split validation",
+        epilog="example:\n  %(prog)s --model runs/mine --language_model lm.safetensors --dataset mine --split validation",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, help="folder of a trained model, or a name on the Hub")

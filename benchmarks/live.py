@@ -1,0 +1,83 @@
+"""Measures a live stream: when the first word is seen, and what a piece of 100 ms costs.
+
+    python -m benchmarks.live --model runs/live          # a unidirectional model; the bundled English test clips, one core
+    python -m benchmarks.live --model runs/live --lm     # with the decoder in its folder, too
+
+The first word is late by what the model looks ahead and by what it hesitates; the time to compute comes on top. Sound begins
+where a clip's power first reaches a thousandth of its largest. Many streams go through the model in one batch.
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.recordings import RATE, read_clips
+from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor, DeepSpeech2Stream
+from modeling_deepspeech2.recordings_deepspeech2 import transcribe
+from modeling_deepspeech2.streaming_deepspeech2 import StreamingModel, feed_streams
+
+
+PIECE = RATE // 10
+
+
+def onset(waveform: np.ndarray) -> float:
+    """Seconds before the sound begins."""
+    power = np.convolve(waveform**2, np.ones(320) / 320, "same")
+    return float(np.argmax(power > 1e-3 * power.max())) / RATE
+
+
+def quantiles(seconds: list[float]) -> str:
+    return f"{1e3 * statistics.median(seconds):.1f} ms (95 %: {1e3 * statistics.quantiles(seconds, n=20)[-1]:.1f} ms)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--lm", action="store_true")
+    parser.add_argument("--clips", type=int, default=50)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model = StreamingModel(DeepSpeech2ForCTC.from_pretrained(arguments.model))
+    processor = DeepSpeech2Processor.from_pretrained(arguments.model)
+    decoders = {"best path": None, "beam search, no LM": CTCBeamSearchDecoder(processor.tokenizer)}
+    if arguments.lm:
+        decoders["beam search, LM"] = CTCBeamSearchDecoder.from_pretrained(arguments.model, processor.tokenizer)
+    clips = [waveform for waveform, _ in read_clips("english")[: arguments.clips]]
+
+    print("| what | figure |\n| --- | ---: |")
+    for name, decoder in decoders.items():
+        first, taken, same = [], [], 0
+        for clip in tqdm(clips, desc=name, leave=False):
+            stream, seen, heard = DeepSpeech2Stream(model, processor, decoder), False, []
+            for start in range(0, len(clip), PIECE):
+                begin = time.perf_counter()
+                heard += stream.feed(clip[start : start + PIECE])
+                stable, tentative = stream.text
+                taken.append(time.perf_counter() - begin)
+                if not seen and stable + tentative:
+                    seen = True
+                    first.append(min(start + PIECE, len(clip)) / RATE + taken[-1] - onset(clip))
+            stream.finish()
+            offline = [one.text for one in transcribe(model.model, processor, clip, decoder)]
+            same += stream.text.stable == " ".join(offline)
+        print(f"| {name}: first letters seen after the sound begins | {quantiles(first)} |")
+        print(f"| {name}: a piece of 100 ms | {quantiles(taken)} |")
+        print(f"| {name}: text is that of `transcribe` | {same} of {len(clips)} clips |", flush=True)
+
+    for number in (1, 8, 32):
+        streams = [DeepSpeech2Stream(model, processor) for _ in range(number)]
+        taken = []
+        for start in range(0, 3 * RATE, PIECE):
+            pieces = [np.resize(clips[index % len(clips)], 3 * RATE)[start : start + PIECE] for index in range(number)]
+            begin = time.perf_counter()
+            feed_streams(streams, pieces)
+            taken.append((time.perf_counter() - begin) / number)
+        print(f"| {number} streams in one batch: a piece of one stream | {quantiles(taken)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Measures long recordings: a file of hours through `deepspeech2 transcribe`, and the alignment of an hour in one go.
+
+    python -m benchmarks.recordings                          # 3 hours; a small model with random weights, of either kind
+    python -m benchmarks.recordings --model runs/english     # a trained one
+    python -m benchmarks.recordings --cuts --model runs/demo_english   # clips joined with known cuts, aligned
+
+The recordings are clips of the bundled speech, with pauses between them. Memory is the most that the process ever held.
+"""
+
+import argparse
+import io
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet
+import soundfile
+from tqdm import tqdm
+from transformers import AutoTokenizer
+
+from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2FeatureExtractor, DeepSpeech2ForCTC, DeepSpeech2Processor
+from modeling_deepspeech2.alignment_deepspeech2 import align, ctc_viterbi
+from modeling_deepspeech2.training.publishing import save_repository
+
+
+RATE = 16_000
+REPOSITORY = Path(__file__).parent.parent
+EDGE_SECONDS = 60.0  # from the end of a piece, where its last chunk is another one than that of the whole
+
+
+def read_clips(language: str) -> list[tuple[np.ndarray, str]]:
+    (file,) = (REPOSITORY / "demo" / "speech" / language).glob("test-*.parquet")
+    rows = pyarrow.parquet.read_table(file).to_pylist()
+    return [(soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")[0], row["text"]) for row in rows]
+
+
+def write_recording(path: Path, seconds: float) -> None:
+    clips, rng = read_clips("english"), np.random.default_rng(0)
+    with soundfile.SoundFile(path, "w", RATE, 1) as file, tqdm(total=seconds, desc="writing", leave=False) as bar:
+        while file.frames < seconds * RATE:
+            before = file.frames
+            file.write(clips[rng.integers(len(clips))][0])
+            file.write(1e-3 * rng.standard_normal(int(rng.choice([0.2, 0.5, 1.5]) * RATE)).astype(np.float32))
+            bar.update((file.frames - before) / RATE)
+
+
+def small_model(folder: Path, **settings) -> Path:
+    """The shape of recipes/english.yaml, with random weights."""
+    convolutions = {"conv_channels": [16, 32], "conv_kernel_sizes": [[21, 11], [11, 7]], "conv_strides": [[4, 3], [2, 1]]}
+    config = DeepSpeech2Config(**convolutions, num_hidden_layers=4, hidden_size=256, hidden_act="tanh", **settings)
+    extractor = DeepSpeech2FeatureExtractor().fit(clip for clip, _ in read_clips("english")[:20])
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "tokenizer" / "english")
+    save_repository(folder, DeepSpeech2ForCTC(config), DeepSpeech2Processor(extractor, tokenizer))
+    return folder
+
+
+def transcribe(recording: Path, model: Path, *arguments: str) -> tuple[list[dict], float, float]:
+    """Words, seconds, and GB at the most, of the command."""
+    command = [sys.executable, "-m", "modeling_deepspeech2.command_line", "transcribe", str(recording)]
+    start, most = time.perf_counter(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        output = ["--format", "json", "--output", folder]
+        process = psutil.Popen([*command, "--model", str(model), *output, *arguments])
+        while process.poll() is None:
+            try:
+                most = max(most, process.memory_info().rss)
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(0.05)
+        if process.wait():
+            raise SystemExit(process.returncode)
+        found = json.loads((Path(folder) / f"{recording.stem}.json").read_text())
+    words = [word for utterance in found["utterances"] for word in utterance["words"]]
+    return words, time.perf_counter() - start, most / 1e9
+
+
+def long_file(models: dict[str, Path], hours: float, arguments: list[str]) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        recording, piece = Path(folder) / "whole.flac", Path(folder) / "piece.flac"
+        write_recording(recording, 3600 * hours)
+        seconds = soundfile.info(recording).duration
+        minutes = min(10, 30 * hours)
+        samples, _ = soundfile.read(recording, frames=round(60 * minutes * RATE), dtype="int16")
+        soundfile.write(piece, samples, RATE)
+        for name, model in models.items():
+            words, wall, memory = transcribe(recording, model, *arguments)
+            yield f"| {name}: {seconds / 3600:.1f} hours | {seconds / wall:.0f} × real time, {memory:.2f} GB |"
+            alone, _, _ = transcribe(piece, model, *arguments)
+            last = 60 * minutes - EDGE_SECONDS
+            whole, alone = ([word for word in some if word["end"] < last] for some in (words, alone))
+            agree = sum(one == other for one, other in zip(whole, alone)) / max(len(whole), len(alone), 1)
+            yield f"| {name}: words and times of its first {minutes:.0f} minutes alone | {agree:.2%} of {len(whole)} equal |"
+
+
+def alignment(minutes: float) -> Iterator[str]:
+    rng = np.random.default_rng(0)
+    frames, letters = round(60 * minutes * 50), round(60 * minutes * 15)
+    labels = rng.integers(1, 29, letters)
+    emissions = rng.standard_normal((frames, 29), dtype=np.float32) - 5
+    before = psutil.Process().memory_info().rss
+    start = time.perf_counter()
+    ctc_viterbi(emissions, labels, 0)
+    wall = time.perf_counter() - start
+    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    what = f"alignment of {minutes:.0f} minutes, {frames} frames, {letters} letters, without the model"
+    yield f"| {what} | {wall:.1f} s, {(most - before) / 1e6:.0f} MB |"
+
+
+def cuts(model_name: str, language: str) -> Iterator[str]:
+    """How far each known cut lies from the border between the words on both sides of it: the gap between the two."""
+    model, processor = DeepSpeech2ForCTC.from_pretrained(model_name), DeepSpeech2Processor.from_pretrained(model_name)
+    clips = read_clips(language)
+    places = np.cumsum([len(waveform) for waveform, _ in clips])[:-1] / RATE
+    lines = align(np.concatenate([waveform for waveform, _ in clips]), [text for _, text in clips], model, processor).lines
+    ends, starts = np.array([line.end for line in lines[:-1]]), np.array([line.start for line in lines[1:]])
+    distance = np.maximum(0, np.maximum(ends - places, places - starts))
+    yield f"| {len(places)} cuts: word borders within 0.1 s | {(distance <= 0.1).mean():.1%} |"
+    yield f"| – last word ends before the cut by, median | {np.median(places - ends):.2f} s |"
+    yield f"| – next word starts after the cut by, median | {np.median(starts - places):.2f} s |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder of a trained model; else small ones with random weights")
+    parser.add_argument("--hours", type=float, default=3.0)
+    parser.add_argument("--lm", action="store_true", help="with the decoder in the model's folder")
+    parser.add_argument("--cuts", action="store_true", help="known cuts alone, with --model")
+    parser.add_argument("--language", choices=["english", "mandarin"], default="english", help="of --cuts")
+    arguments = parser.parse_args()
+    if arguments.cuts and arguments.model is None:
+        parser.error("--cuts needs a trained --model")
+    print("| what | figure |\n| --- | ---: |")
+    if arguments.cuts:
+        for row in cuts(arguments.model, arguments.language):
+            print(row)
+        return
+    for row in alignment(20 * arguments.hours):
+        print(row, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.model:
+            models = {arguments.model: Path(arguments.model)}
+        else:
+            models = {
+                "bidirectional": small_model(Path(folder) / "both"),
+                "unidirectional": small_model(Path(folder) / "one", bidirectional=False, lookahead=19),
+            }
+        for row in long_file(models, arguments.hours, ["--lm"] if arguments.lm else []):
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""The n-gram model against its text, and the estimation against the definition of Kneser-Ney smoothing."""
+
+import gzip
+import itertools
+import lzma
+import math
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from test_decoding_deepspeech2 import WORDS_ARPA, arpa_log_prob
+from transformers import AutoTokenizer
+
+from modeling_deepspeech2.ngram import BEGIN, END, UNKNOWN, LanguageModelError, NGramModel
+from modeling_deepspeech2.training.language_model import build, count_ngrams, discounts, estimate, main, perplexity
+
+
+SENTENCES = ["a b c", "a b d", "b a", "c a b c", "d", "a b c d", "d c", "b b b", "a c", "e a b", "e b a b c a"]
+
+
+@pytest.fixture
+def english():
+    return AutoTokenizer.from_pretrained("tokenizer/english")
+
+
+def random_sentences(seed: int, number: int = 300, words: str = "abcdefgh") -> list[list[str]]:
+    """Sentences from a random bigram process, so that some contexts say much and others little."""
+    random = np.random.default_rng(seed)
+    table = random.dirichlet(np.full(len(words) + 1, 0.3), size=len(words) + 1)
+    found = []
+    for _ in range(number):
+        sentence, word = [], len(words)
+        while len(sentence) < 12:
+            word = random.choice(len(words) + 1, p=table[word])
+            if word == len(words):
+                break
+            sentence.append(words[word])
+        found.append(sentence or ["a"])
+    return found
+
+
+def numbered(sentences: list[list[str]]) -> tuple[np.ndarray, list[str]]:
+    words = [UNKNOWN, BEGIN, END, *sorted({word for sentence in sentences for word in sentence})]
+    index = {word: number for number, word in enumerate(words)}
+    return np.array([index[word] for sentence in sentences for word in (BEGIN, *sentence, END)]), words
+
+
+class Silent:
+    def set_description(self, text: str) -> None:
+        pass
+
+
+def model_of(sentences: list[list[str]], order: int, max_bytes: float = math.inf) -> NGramModel:
+    flat, words = numbered(sentences)
+    return estimate(flat, words, order, max_bytes, "word", Silent())
+
+
+def kneser_ney(sentences: list[list[str]], order: int):
+    """p(word | context) by the recursive definition, with dictionaries; of the tested code only `discounts`."""
+    counts = [Counter() for _ in range(order + 1)]
+    for sentence in sentences:
+        tokens = (BEGIN, *sentence, END)
+        for size, start in itertools.product(range(1, order + 1), range(len(tokens))):
+            if start + size <= len(tokens):
+                counts[size][tokens[start : start + size]] += 1
+    vocabulary = {token for (token,) in counts[1]} | {UNKNOWN}
+    adjusted = [Counter() for _ in range(order + 1)]
+    adjusted[order] = counts[order]
+    for size in range(1, order):
+        left = defaultdict(set)
+        for ngram in counts[size + 1]:
+            left[ngram[1:]].add(ngram[0])
+        for ngram, count in counts[size].items():
+            adjusted[size][ngram] = count if ngram[0] == BEGIN else len(left[ngram])
+    adjusted[1][(BEGIN,)] = 0
+    taken = [None] + [discounts(np.array([*adjusted[size].values(), 0])) for size in range(1, order + 1)]
+
+    def probability(context: tuple, word: str) -> float:
+        size = len(context) + 1
+        followers = {ngram[-1]: count for ngram, count in adjusted[size].items() if ngram[:-1] == context}
+        if not followers:
+            return probability(context[1:], word)
+        total, discount = sum(followers.values()), taken[size]
+        share = sum(discount[min(count, 3)] for count in followers.values()) / total
+        count = followers.get(word, 0)
+        lower = probability(context[1:], word) if context else 1 / (len(vocabulary) - 1)
+        return (count - discount[min(count, 3)]) / total + share * lower
+
+    return probability
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_estimates_are_kneser_neys(order):
+    """Interpolated modified Kneser-Ney by its recursive definition, for every word after many contexts, also unseen ones."""
+    sentences = random_sentences(order, 60, "abcd") + [sentence.split() for sentence in SENTENCES]
+    model, expected = model_of(sentences, order), kneser_ney(sentences, order)
+    for history in ([], ["a"], ["b", "b"], ["a", "b", "c"], ["d", "d", "d", "d"], ["e", "b", "a", "b", "c"], ["zzz", "a"]):
+        scores, unknown = model.sentence(history)
+        for position, word in enumerate([*history, END]):
+            if unknown[: position + 1].any():
+                continue
+            context = (BEGIN, *history)[: position + 1][-(order - 1) :] if order > 1 else ()
+            assert math.exp(scores[position]) == pytest.approx(expected(context, word), rel=1e-9)
+
+
+@pytest.mark.parametrize("max_bytes", [math.inf, 3000, 1200, 0])
+def test_probabilities_add_up_to_one(max_bytes):
+    """After any context, also when most n-grams are pruned."""
+    model = model_of(random_sentences(0), 4, max_bytes)
+    everything = np.arange(len(model.words))
+    for history in ([], ["a"], ["a", "b"], ["c", "c", "h"], ["g", "f", "e", "d"]):
+        state = np.array([model.begin])
+        for word in history:
+            _, state = model.score(state, np.array([model.words.index(word)]))
+        scores, _ = model.score(np.repeat(state, len(everything)), everything)
+        assert np.exp(scores).sum() == pytest.approx(1, abs=1e-9)
+
+
+def test_pruning_keeps_what_matters():
+    """Smaller is a little worse and never larger than asked; contexts of kept n-grams stay; random pruning is worse."""
+    sentences = random_sentences(1, 2000)
+    train, held = sentences[:1500], sentences[1500:]
+    whole = model_of(train, 4)
+    values = [perplexity(model_of(train, 4, size), held)[0] for size in (math.inf, 6000, 3000, 1500)]
+    assert values[0] == perplexity(whole, held)[0]
+    assert sum(model_of(train, 4, 3000).num_ngrams) < sum(whole.num_ngrams) / 2
+    assert max(values[:3]) < 1.05 * min(values[:3])  # half of the n-grams say next to nothing
+
+
+def test_perplexity_is_that_of_its_definition():
+    sentences = random_sentences(2, 50)
+    model = model_of(sentences, 3)
+    held = [["a", "b"], ["b", "zzz", "c"], ["h"] * 12]
+    scores = [model.sentence(words) for words in held]
+    known = np.concatenate([values[~unknown] for values, unknown in scores])
+    assert perplexity(model, held) == (pytest.approx(math.exp(-known.mean())), pytest.approx(1 / 17))
+
+
+def test_counts_by_hand():
+    """Two sentences counted with a pencil: raw counts, and how many words each n-gram follows."""
+    flat, words = numbered([["a", "b", "a", "b"], ["b"]])
+    unigrams, bigrams = count_ngrams(flat, 2, len(words))
+    assert dict(zip(words, unigrams.raw.tolist())) == {UNKNOWN: 0, BEGIN: 2, END: 2, "a": 2, "b": 3}
+    assert dict(zip(words, unigrams.adjusted.tolist())) == {UNKNOWN: 0, BEGIN: 0, END: 1, "a": 2, "b": 2}
+    pairs = {(words[one], words[two]): count for one, two, count in zip(bigrams.contexts, bigrams.words, bigrams.raw)}
+    assert pairs == {(BEGIN, "a"): 1, (BEGIN, "b"): 1, ("a", "b"): 2, ("b", "a"): 1, ("b", END): 2}
+
+
+@pytest.mark.parametrize("name", ["lm.arpa", "lm.arpa.gz", "lm.arpa.xz"])
+def test_arpa_is_read_as_it_is_written(tmp_path, name):
+    """Against a few lines that follow the definition of back-off; plain, compressed, and in the compact form."""
+    opener = {".gz": gzip.open, ".xz": lzma.open}.get(name[-3:], open)
+    with opener(tmp_path / name, "wt", encoding="utf-8") as file:
+        file.write(WORDS_ARPA)
+    model = NGramModel.load(tmp_path / name)
+    model.save(tmp_path / "lm.safetensors")
+    compact = NGramModel.load(tmp_path / "lm.safetensors")
+    assert model.num_ngrams == [8, 6, 3] == compact.num_ngrams
+    for length in range(5):
+        for words in itertools.product(["a", "b", "ab", "ba", "xy", "zz"], repeat=length):
+            expected = arpa_log_prob(WORDS_ARPA, list(words))
+            assert model.sentence(list(words))[0].sum() == pytest.approx(expected, abs=1e-9)
+            assert compact.sentence(list(words))[0].sum() == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def test_saved_model_scores_the_same(tmp_path):
+    """The compact form rounds log-probabilities to half precision, and nothing else; its bytes come back the same."""
+    model = model_of(random_sentences(3), 5, 4000)
+    model.save(tmp_path / "one.safetensors")
+    again = NGramModel.load(tmp_path / "one.safetensors")
+    again.save(tmp_path / "two.safetensors")
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
+    assert again.words == model.words and again.unit == model.unit and again.num_ngrams == model.num_ngrams
+    for words in random_sentences(4, 30):
+        np.testing.assert_allclose(again.sentence(words)[0], model.sentence(words)[0], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"these are words", "has no n-grams"),
+        (b"mmap lm http://kheafield.com/code format version 5\n\x00\xff\xfe", "KenLM's binaries cannot be read"),
+        (b"\\data\\\n\\1-grams:\nabc\tword\n\\end\\\n", "n-grams of order 1 are not as ARPA has them"),
+        (b"\\data\\\n\\1-grams:\n-1\ta\n\\2-grams:\n-1\ta b\n\\end\\\n", "n-grams of order 2 are not as ARPA has them"),
+    ],
+)
+def test_bad_files(tmp_path, content, message):
+    (tmp_path / "lm.arpa").write_bytes(content)
+    with pytest.raises(LanguageModelError, match=message) as caught:
+        NGramModel.load(tmp_path / "lm.arpa")
+    assert "lm.arpa" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_bad_compact_files(tmp_path):
+    (tmp_path / "lm.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(LanguageModelError, match="is damaged or no language model"):
+        NGramModel.load(tmp_path / "lm.safetensors")
+
+
+def test_mandarin_is_read_by_character():
+    """Characters are the words of the model; those that the tokenizer cannot spell are unknown, and counted."""
+    tokenizer = AutoTokenizer.from_pretrained("tokenizer/mandarin")
+    lines = ["今天下雨。", "今天不下雨。", "明天下雨吗？", "他说hello。", "今天㐀。"] * 2
+    model, report = build(lines, tokenizer, "character", order=3, held_out=0)
+    assert {"今", "天", "雨", "吗", "h"} <= set(model.words) and "今天" not in model.words and "㐀" not in model.words
+    assert "5 lines" in report and "1 that the tokenizer cannot spell" in report and model.unit == "character"
+
+
+def test_the_command(tmp_path, capsys):
+    """Text and a streamed data set in, one small file and its perplexity out."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text('{"text": "Seventy seven!"}\n{"text": "turn it off"}\n')
+    with lzma.open(tmp_path / "text.txt.xz", "wt", encoding="utf-8") as file:
+        file.write("Turn on the lamp.\nTurn off the lamp.\nTurn on the radio, please.\nÅngström 7\n" * 3)
+    output = tmp_path / "models" / "lm.safetensors"
+    texts = [str(tmp_path / "text.txt.xz"), f"{tmp_path / 'data'}::train"]
+    main([*texts, "--tokenizer", "tokenizer/english", "--output", str(output), "--held_out", "0.2"])
+    printed = capsys.readouterr().out
+    model = NGramModel.load(output)
+    assert {"turn", "lamp", "angstrom"} & set(model.words) and "7" not in model.words
+    assert len(model.num_ngrams) <= 5 and "perplexity" in printed and "held out" in printed and str(output) in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["no_such.txt", "--output", "x.safetensors"], "found no file no_such.txt"),
+        (["speech::english/test", "--output", "x.safetensors"], "found the test split"),
+        (["README.md", "--output", "x.bin"], "ends in .safetensors"),
+        (["README.md", "--output", "x.safetensors", "--order", "0"], "--order: found 0"),
+        (["README.md", "--output", "x.safetensors", "--megabytes", "0"], "--megabytes must be above 0"),
+    ],
+)
+def test_bad_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main([*arguments, "--tokenizer", "tokenizer/english"])
+    assert message in capsys.readouterr().err
