@@ -172,7 +172,7 @@ def align_hour(settings: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["cut", "filter", "align"])
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", default="runs/demo_english", help="(default %(default)s, the one of `make demo`)")
     parser.add_argument("--dataset", default="demo/speech")
     parser.add_argument("--split", default="english/test")
     parser.add_argument("--sample", default="english/train", help="`filter`: what the classifier is trained on")
