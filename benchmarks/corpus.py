@@ -25,7 +25,8 @@ import soundfile
 from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Processor
 from modeling_deepspeech2.alignment_deepspeech2 import align
 from modeling_deepspeech2.training.build import BuildSettings, build, judge
-from modeling_deepspeech2.training.sources import SpeechData, read_waveform
+from modeling_deepspeech2.training.durations import read_waveform
+from modeling_deepspeech2.training.sources import SpeechData
 
 
 RATE = 16_000
@@ -38,7 +39,7 @@ SPOILT = 0.3  # share of the transcripts
 def clips(dataset: str, split: str) -> list[tuple[np.ndarray, str]]:
     data = SpeechData(dataset, [split])
     found = data.read(np.arange(len(data.index)))
-    return [(read_waveform(utterance, RATE), utterance.text) for _, utterance in sorted(found.items())]
+    return [(read_waveform(utterance.audio, RATE, utterance.name), utterance.text) for _, utterance in sorted(found.items())]
 
 
 def joined(

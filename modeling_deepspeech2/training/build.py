@@ -25,13 +25,14 @@ from tqdm.auto import tqdm
 from ..audio import AudioError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
+from .durations import read_waveform
 from .filtering import FEATURES, TranscriptFilter, corrupt, score, train_filter
 from .prepare import PROCESSOR, draw_splits
 from .processes import map_in_processes
 from .segments import CuttingSettings, segment_recording, segment_samples
 from .shards import FEATURES as COLUMNS
 from .shards import write_card, write_shards
-from .sources import DataError, read_waveform
+from .sources import DataError
 from .transcripts import Recording, read_recordings
 
 
@@ -249,7 +250,7 @@ def _segments(recording: Recording, model, processor, settings: BuildSettings) -
     try:
         if not recording.lines:
             raise DataError("The transcript is empty.")
-        waveform = read_waveform(recording.utterance, rate)
+        waveform = read_waveform(recording.audio, rate, recording.name)
         segments = segment_recording(waveform, recording.lines, model, processor, settings.cutting)
     except (AudioError, DataError, OSError, ValueError) as error:
         text = " ".join(line.text for line in recording.lines)

@@ -237,8 +237,6 @@ def main(arguments: list[str] | None = None) -> int:
     _add_build(commands)
     _add_verify(commands)
     settings = parser.parse_args(arguments)
-    # The reports name what is left out, with counts; the tokenizer's own log lines would say it twice.
-    logging.getLogger(DeepSpeech2CTCTokenizer.__module__).setLevel(logging.ERROR)
     try:
         return settings.run(settings)
     except (DataError, ImportError, OSError, ValueError) as error:
@@ -247,4 +245,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # The reports name what is left out, with counts; the tokenizer's own log lines would say it twice.
+    logging.getLogger(DeepSpeech2CTCTokenizer.__module__).setLevel(logging.ERROR)
     sys.exit(main())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .clips import MANIFESTS, read_clips
 from .segments import Line
-from .sources import METADATA_FILES, DataError, Utterance, open_source
+from .sources import METADATA_FILES, DataError, open_source
 from .verify import all_splits
 
 
@@ -34,10 +34,6 @@ class Recording:
     audio: dict
     lines: list[Line]
     split: str | None = None
-
-    @property
-    def utterance(self) -> Utterance:
-        return Utterance(self.name, self.audio, None)
 
 
 def read_recordings(source: str, splits: list[str]) -> Iterator[Recording]:

@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 from ..audio import AudioError
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
+from .durations import read_waveform
 from .processes import map_in_processes
-from .sources import METADATA_FILES, DataError, Source, Utterance, open_source, read_waveform
+from .sources import METADATA_FILES, DataError, Source, Utterance, open_source
 
 
 ROWS_AT_A_TIME = 32  # that a process measures in one go
@@ -106,7 +107,7 @@ class AudioMeasurements:
 def measure_audio(utterance: Utterance, sampling_rate: int = 16_000) -> AudioMeasurements:
     """Reads and measures one utterance; what cannot be read says why in `error`."""
     try:
-        waveform = read_waveform(utterance, sampling_rate)
+        waveform = read_waveform(utterance.audio, sampling_rate, utterance.name)
     except (AudioError, OSError) as error:
         return AudioMeasurements(error=str(error))
     rate, channels = sampling_rate, 1
