@@ -91,12 +91,12 @@ def measured(rounds: int) -> None:
         ratios = sorted(factor * one["seconds"] / two["seconds"] for one, two in zip(found["one"], found[name]))
         return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
 
-    one = found["one"][0]
+    one, two = found["one"][0], found["weak"][0]
     print(f"One process, {UTTERANCES} utterances of {FRAMES / 100:.0f} s: {1e3 * one['seconds']:.0f} ms a step\n")
     print("| | utterances a process | speed against one process, median (range) |\n| --- | ---: | ---: |")
     print(f"| weak, 2 processes | {UTTERANCES} | {row('weak', 2)} |")
     print(f"| strong, 2 processes | {UTTERANCES // 2} | {row('strong', 1)} |\n")
-    print(f"Exchanged in a step: gradients {one['gradients'] / 1e6:.1f} MB, BatchNorm {one['statistics'] / 1e3:.0f} kB")
+    print(f"Exchanged in a step: gradients {one['gradients'] / 1e6:.1f} MB, BatchNorm {two['statistics'] / 1e3:.0f} kB")
 
 
 # What the reckoning assumes of a GPU of the H100's class, and of the network between them.
