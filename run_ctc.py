@@ -308,16 +308,16 @@ def train(
     is_main = accelerator.is_main_process
     checkpoint = last_checkpoint(output) if training.resume else None
     readers, reader = accelerator.num_processes // copies(training), accelerator.process_index // copies(training)
-    steps_of_epochs = [batching.plan(train_data.index, epoch).steps for epoch in (0, 1)]
+    first, later = (batching.plan(train_data.index, epoch) for epoch in (0, 1))
     last_step = training.max_steps or math.inf
-    total_steps = min(steps_of_epochs[0] + steps_of_epochs[1] * (training.num_epochs - 1), last_step)
+    total_steps = min(first.steps + later.steps * (training.num_epochs - 1), last_step)
     if is_main:
         print(
             f"{len(train_data.index):,} utterances, {train_data.index.hours:.2f} h; {model.num_parameters():,} parameters; "
-            f"{training.num_epochs} epochs of {steps_of_epochs[1]} steps on "
+            f"{training.num_epochs} epochs of {later.steps} steps on "
             f"{accelerator.num_processes} × {accelerator.device}"
         )
-        windows, loaders = len(batching.plan(train_data.index, 0).window_ends), readers * max(1, training.num_workers)
+        windows, loaders = len(first.window_ends), readers * max(1, training.num_workers)
         if windows > 1 and training.sorta_grad:
             print(
                 f"The first epoch, from short to long, reads the data {windows} times, because {training.shuffle_memory} MB "

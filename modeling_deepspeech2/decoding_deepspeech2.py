@@ -24,7 +24,9 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
+from .hotwords import Hotwords
 from .ngram import END, LanguageModelError, NGramModel
+from .viterbi import ctc_viterbi
 
 
 @dataclass
@@ -68,48 +70,8 @@ def log_softmax(logits: Tensor | np.ndarray) -> np.ndarray:
     return log_probs
 
 
-def viterbi(log_probs: np.ndarray, labels: list[int], blank: int) -> list[tuple[int, int]]:
-    """First frame and the one after the last of each label, on the most probable path that gives these labels.
-
-    Args:
-        log_probs: shape (frames, vocab_size).
-
-    Raises:
-        ValueError: fewer frames than the labels need.
-    """
-    if not labels:
-        return []
-    states = np.full(2 * len(labels) + 1, blank)
-    states[1::2] = labels
-    needed = len(labels) + sum(one == two for one, two in zip(labels, labels[1:]))
-    if len(log_probs) < needed:
-        raise ValueError(f"{len(labels)} labels need {needed} frames, but there are {len(log_probs)}.")
-    may_skip = np.zeros(len(states), bool)  # from a label to the next, past the blank, unless the two are the same
-    may_skip[3::2] = states[3::2] != states[1:-2:2]
-    # Two states before the first, which nothing reaches, so that every state has predecessors.
-    scores = np.full(len(states) + 2, -np.inf)
-    scores[2:4] = log_probs[0, states[:2]]
-    came_from = np.zeros((len(log_probs), len(states)), np.int8)
-    emissions = log_probs[:, states]
-    for frame in range(1, len(log_probs)):
-        best, back = scores[2:].copy(), came_from[frame]
-        step = scores[1:-1] > best
-        best[step], back[step] = scores[1:-1][step], 1
-        step = may_skip & (scores[:-2] > best)
-        best[step], back[step] = scores[:-2][step], 2
-        scores[2:] = best + emissions[frame]
-    state = len(states) - 1 if scores[-1] >= scores[-2] else len(states) - 2
-    spans = np.full((len(labels), 2), -1)
-    for frame in range(len(log_probs) - 1, -1, -1):
-        if state % 2:
-            spans[state // 2, 0] = frame
-            spans[state // 2, 1] = max(spans[state // 2, 1], frame + 1)
-        state -= int(came_from[frame, state])
-    return [(int(start), int(end)) for start, end in spans]
-
-
 def spell(
-    tokenizer: Any, labels: list[int], frames: list[tuple[int, int]], log_probs: np.ndarray, seconds_per_frame: float
+    tokenizer: Any, labels: list[int], frames: list[list[int]], log_probs: np.ndarray, seconds_per_frame: float
 ) -> tuple[str, list[Span], list[Span]]:
     """Labels and their frames -> text, words and characters in seconds."""
     delimiter = tokenizer.word_delimiter_token_id
@@ -173,7 +135,7 @@ _PREFIX_BASE, _WORD_BASE = 6364136223846793005, 0x5851F42D4C957F2B  # of rolling
 class Beam:
     """The state of a search: what is known of an utterance so far; [`CTCBeamSearchDecoder`] makes it and moves it on."""
 
-    def __init__(self, hotwords: "_Hotwords | None", lm_state: int):
+    def __init__(self, hotwords: Hotwords | None, lm_state: int):
         self.hotwords = hotwords
         self.log_probs: list[np.ndarray] = []  # of the frames so far
         self.floats = np.zeros((6, 1))
@@ -203,63 +165,6 @@ class Beam:
             found.append(int(self.symbols[node]))
             node = int(self.parents[node])
         return found[::-1]
-
-
-class _Hotwords:
-    """Hot words as an automaton over symbols (Aho-Corasick): a weight is given bit by bit, and taken back on a mismatch.
-
-    `bonus[state, symbol]` is what the next symbol is worth, `next[state, symbol]` the state after it. Words of an alphabet
-    with spaces match from delimiter to delimiter, a Mandarin word anywhere.
-    """
-
-    def __init__(self, tokenizer: Any, hotwords: dict[str, float], whole_words: bool):
-        num_symbols, delimiter = len(tokenizer), tokenizer.word_delimiter_token_id
-        children: list[dict[int, int]] = [{}]
-        patterns = []
-        for text, weight in hotwords.items():
-            if not weight >= 0:
-                raise ValueError(f"hotwords: found the weight {weight} of {text!r}, expected a number of at least 0.")
-            unknown = "".join(tokenizer.unknown_characters(text)) if hasattr(tokenizer, "unknown_characters") else ""
-            labels = [] if unknown else tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
-            if not labels:
-                raise ValueError(f"hotwords: the model has no symbols for {unknown or text!r}, expected its own alphabet.")
-            patterns.append(([delimiter, *labels, delimiter] if whole_words else labels, float(weight)))
-        depth, potential, final = [0], [0.0], [0.0]
-        for labels, weight in patterns:
-            node = 0
-            for position, label in enumerate(labels, 1):
-                if label not in children[node]:
-                    children[node][label] = len(children)
-                    children.append({})
-                    depth.append(depth[node] + 1)
-                    potential.append(0.0)
-                    final.append(0.0)
-                node = children[node][label]
-                # The delimiter before a word says nothing yet.
-                share = (position - whole_words) / (len(labels) - whole_words)
-                if position < len(labels):
-                    potential[node] = max(potential[node], weight * share)
-            final[node] = max(final[node], weight)
-        self.next = np.zeros((len(children), num_symbols), np.int64)
-        failure, total = [0] * len(children), list(final)
-        order = [0]
-        for node in order:
-            order += children[node].values()
-        for node in order:
-            if node:
-                self.next[node] = self.next[failure[node]]
-                total[node] += total[failure[node]]
-                potential[node] = max(potential[node], potential[failure[node]])
-            for label, child in children[node].items():
-                failure[child] = int(self.next[failure[node], label]) if node else 0
-                self.next[node, label] = child
-        potentials = np.array(potential)
-        self.bonus = np.array(total)[self.next] + potentials[self.next] - potentials[:, None]
-        self.start = int(self.next[0, delimiter]) if whole_words else 0
-        # At the end: the last word closes, and what is not complete is taken back.
-        closing = self.next[:, delimiter] if whole_words else np.arange(len(children))
-        completed = np.array(total)[closing] if whole_words else 0.0
-        self.final_bonus = completed - potentials
 
 
 class _Words:
@@ -442,9 +347,9 @@ class CTCBeamSearchDecoder:
         """The state before the first frame."""
         return Beam(self._hotwords(hotwords), 0 if self.model is None else self.model.begin)
 
-    def _hotwords(self, hotwords: dict[str, float] | None) -> _Hotwords | None:
+    def _hotwords(self, hotwords: dict[str, float] | None) -> Hotwords | None:
         whole_words = getattr(self.tokenizer, "language", None) != "zh"
-        return _Hotwords(self.tokenizer, hotwords, whole_words) if hotwords else None
+        return Hotwords(self.tokenizer, hotwords, whole_words) if hotwords else None
 
     def step(self, beam: Beam, logits: Tensor | np.ndarray) -> Beam:
         """Goes on by the frames of `logits`, shape (frames, vocab_size), any number of them; changes and returns `beam`."""
@@ -619,7 +524,7 @@ class CTCBeamSearchDecoder:
         found: dict[str, Hypothesis] = {}
         for place in order:
             labels = beam.labels(int(beam.integers[_NODE, place]))
-            frames = viterbi(log_probs, labels, self.blank)
+            frames = ctc_viterbi(log_probs, np.array(labels), self.blank).tolist() if labels else []
             spelled = spell(self.tokenizer, labels, frames, log_probs, seconds_per_frame)
             scores = float(acoustic[place]), float(lm[place]), float(score[place])
             found.setdefault(spelled[0], Hypothesis(*spelled, *scores))

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-import modeling_deepspeech2.alignment_deepspeech2 as alignment
-from modeling_deepspeech2.alignment_deepspeech2 import align_logits, ctc_viterbi
+from modeling_deepspeech2 import viterbi
+from modeling_deepspeech2.alignment_deepspeech2 import _Script, align_logits
+from modeling_deepspeech2.viterbi import ctc_viterbi
 
 
 def log_probs(rng: np.random.Generator, frames: int, symbols: int) -> np.ndarray:
@@ -86,7 +87,7 @@ def test_checkpoints_change_nothing(seed, frames, share, symbols, checkpoint):
     emissions = log_probs(rng, frames, symbols)
     labels = rng.integers(1, symbols, max(1, int(share * frames / 2)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alignment, "CHECKPOINT_FRAMES", checkpoint)
+        patch.setattr(viterbi, "CHECKPOINT_FRAMES", checkpoint)
         spans = ctc_viterbi(emissions, labels, 0)
     flat = spans.flatten().tolist()
     assert flat == sorted(flat) and (spans[:, 0] < spans[:, 1]).all() and flat[0] >= 0 and flat[-1] <= frames
@@ -143,7 +144,7 @@ def test_mandarin_has_no_spaces():
 def test_labels_are_the_tokenizers(folder, text):
     """What is aligned is spelled as for training."""
     tokenizer = AutoTokenizer.from_pretrained(f"tokenizer/{folder}")
-    assert alignment._Script(text.splitlines(), tokenizer).symbols == tokenizer.tokenize(text.replace("\n", " "))
+    assert _Script(text.splitlines(), tokenizer).symbols == tokenizer.tokenize(text.replace("\n", " "))
 
 
 def test_bad_texts(english, caplog):

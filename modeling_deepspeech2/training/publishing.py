@@ -54,7 +54,7 @@ def save_repository(folder: Path, model: DeepSpeech2ForCTC, processor: DeepSpeec
             content["feature_extractor"]["auto_map"] = entries["auto_map"]
         file.write_text(json.dumps(content | entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for module in PACKAGE.glob("*.py"):
-        if module.name != "__init__.py":
+        if module.name not in ("__init__.py", "command_line.py"):
             shutil.copyfile(module, folder / module.name)
 
 
