@@ -59,7 +59,7 @@ def random_text(vocabulary: list[str], separator: str, length: int, random: np.r
 
 
 def posteriors(labels: list[int], num_symbols: int, blank: int, kind: str, random: np.random.Generator) -> np.ndarray:
-    """Log-probabilities, shape (FRAMES, num_symbols).
+    """Log-probabilities, shape (FRAMES, num_symbols), float32 as a model gives them.
 
     Peaky: the best symbol of a frame has 50 to 99.99 % (uniform in the exponent of the rest), mostly the blank. Flat: the
     softmax of noise.
@@ -72,7 +72,7 @@ def posteriors(labels: list[int], num_symbols: int, blank: int, kind: str, rando
         rest = 10 ** random.uniform(-4, -0.3, size=FRAMES)
         log_probs += np.log(rest)[:, None]
         log_probs[np.arange(FRAMES), best] = np.log(1 - rest)
-    return log_probs
+    return log_probs.astype(np.float32)
 
 
 def write_arpa(model: NGramModel, file: Path) -> None:

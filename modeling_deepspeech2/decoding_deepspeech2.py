@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
@@ -52,14 +53,15 @@ class Hypothesis:
 
 
 def log_softmax(logits: Tensor | np.ndarray) -> np.ndarray:
-    """Logits, shape (frames, vocab_size) -> log-probabilities in float64.
+    """Logits, shape (frames, vocab_size) -> log-probabilities, float64 if the logits are, else float32.
 
     Raises:
         ValueError: another shape, or values that are not finite.
     """
     if isinstance(logits, Tensor):
-        logits = logits.detach().double().cpu().numpy()
-    logits = np.asarray(logits, np.float64)
+        logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).cpu().numpy()
+    logits = np.asarray(logits)
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32), copy=False)
     if logits.ndim != 2:
         raise ValueError(f"logits: found shape {logits.shape}, expected (frames, vocab_size) of one utterance.")
     # In NumPy, because torch's threads do not survive the fork of `decode_batch`.
@@ -425,16 +427,7 @@ class CTCBeamSearchDecoder:
                 scores[:, spaces[0]] += closing
         elif self._numbers is not None:
             scores += self.beta * (symbols != self.delimiter)
-            # log p is at most 0: what cannot get into the beam without the language model needs no look-up.
-            bound = staying.max() - self.beam_threshold
-            bound = max(bound, staying.min()) if width == self.beam_width else bound
-            rows, cols = np.nonzero(scores > bound)
-            numbers = self._numbers[symbols[cols]]
-            found, states = self.model.score(integers[_STATE][rows], numbers)
-            found += self.unknown_word_score * (numbers == 0)
-            character_lm = np.zeros(scores.shape), np.zeros(scores.shape, np.int64)
-            character_lm[0][rows, cols], character_lm[1][rows, cols] = found, states
-            scores[rows, cols] += self.alpha * found
+            character_lm = self._score_characters(integers[_STATE], symbols, staying, scores)
 
         everything = np.concatenate([staying, scores.ravel()])
         if len(everything) > self.beam_width:
@@ -451,6 +444,34 @@ class CTCBeamSearchDecoder:
         if len(grows):
             new = beam.floats[:, len(stays) :], beam.integers[:, len(stays) :]
             self._grow(beam, *new, symbols[cols], grown[rows, cols], character_lm, rows, cols)
+
+    def _score_characters(
+        self, states: np.ndarray, symbols: np.ndarray, staying: np.ndarray, scores: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Adds alpha · log p_lm to the scores of grown prefixes, shape (prefixes, symbols) -> log p_lm and next states.
+
+        log p_lm is at most 0, so a score without it is a bound: what cannot get into the beam even so is not looked up.
+        """
+        log_probs, next_states = np.zeros(scores.shape), np.zeros(scores.shape, np.int64)
+        bounds, found, followers = scores.ravel().copy(), log_probs.ravel(), next_states.ravel()
+        exact = scores.ravel()
+        exact[:] = -np.inf
+        best = staying  # scores known so far
+        least = best.max() - self.beam_threshold
+        rounds = [np.flatnonzero(bounds > least)]
+        if len(rounds[0]) > 2 * self.beam_width:  # the most promising first: their scores rule out most of the others
+            rounds = np.split(rounds[0][np.argpartition(-bounds[rounds[0]], self.beam_width)], [self.beam_width])
+        for places in rounds:
+            if len(best) >= self.beam_width:
+                least = max(least, np.partition(best, -self.beam_width)[-self.beam_width])
+                places = places[bounds[places] > least]
+            rows, cols = np.divmod(places, len(symbols))
+            numbers = self._numbers[symbols[cols]]
+            found[places], followers[places] = self.model.score(states[rows], numbers)
+            found[places] += self.unknown_word_score * (numbers == 0)
+            exact[places] = bounds[places] + self.alpha * found[places]
+            best = np.concatenate([staying, exact[places]])
+        return log_probs, next_states
 
     def _grow(
         self,
