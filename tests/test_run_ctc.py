@@ -245,6 +245,14 @@ def test_bad_settings_stop_before_any_work(arguments, message, tmp_path, monkeyp
     assert "training:" not in printed
 
 
+@pytest.mark.skipif(not run_ctc.emulates_bf16("AVX2"), reason="not an x86 processor")
+def test_bf16_stops_on_a_processor_without_it():
+    command = [sys.executable, "run_ctc.py", "recipes/demo_english.yaml", "--mixed_precision=bf16"]
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "avx2"}  # torch's own switch to a lesser processor
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "use --mixed_precision=no" in done.stderr
+
+
 def test_fine_tuning_needs_a_tokenizer_that_fits(trained, dataset, tmp_path):
     output, _ = trained
     broken = tmp_path / "broken"
