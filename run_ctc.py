@@ -36,7 +36,7 @@ from modeling_deepspeech2 import (
     DeepSpeech2Processor,
 )
 from modeling_deepspeech2.decoding_deepspeech2 import CTCBeamSearchDecoder, has_decoder
-from modeling_deepspeech2.training.arguments import command_line, model_settings, parse_arguments
+from modeling_deepspeech2.training.arguments import command_line, given_settings, model_settings, parse_arguments
 from modeling_deepspeech2.training.augmentation import Augmentation, noise_recordings
 from modeling_deepspeech2.training.checkpoints import check_shared, last_checkpoint, save_checkpoint, set_aside
 from modeling_deepspeech2.training.data import Batches, Collator, make_loader
@@ -228,20 +228,20 @@ def build(
                 f"The model {source} has {model.config.vocab_size} output symbols, but its tokenizer has "
                 f"{len(processor.tokenizer)}: they do not belong together."
             )
+        tokenizer = AutoTokenizer.from_pretrained(data.tokenizer) if data.tokenizer else processor.tokenizer
+        same_alphabet = tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+        symbols = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        settings = {name: getattr(model.config, name) for name in DeepSpeech2Config.own_fields()}
+        changed = DeepSpeech2ForCTC(DeepSpeech2Config(**settings | given_settings(model_arguments) | symbols))
+        take_weights(changed, model, source, same_alphabet)
         start = f"the model `{source}`"
-        if data.tokenizer is None:
-            return model, processor, start
-        tokenizer = AutoTokenizer.from_pretrained(data.tokenizer)
-        if tokenizer.get_vocab() != processor.tokenizer.get_vocab():
+        if not same_alphabet:
             accelerator.print(
                 f"The alphabet of {data.tokenizer} is not that of {source}: a new output layer of {len(tokenizer)} symbols "
                 f"takes the place of the old one."
             )
-            changes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-            model = DeepSpeech2ForCTC.from_pretrained(source, **changes, ignore_mismatched_sizes=True)
-            model.ctc_head.reset_parameters()  # as many symbols as before, perhaps, but others
             start += " with a new output layer"
-        return model, DeepSpeech2Processor(processor.feature_extractor, tokenizer), start
+        return changed, DeepSpeech2Processor(processor.feature_extractor, tokenizer), start
     tokenizer = AutoTokenizer.from_pretrained(data.tokenizer or "tokenizer/english")
     extractor = DeepSpeech2FeatureExtractor(normalization=data.normalization)
     if data.normalization == "training_set":
@@ -258,6 +258,30 @@ def build(
         hop_length=extractor.hop_length,
     )
     return DeepSpeech2ForCTC(config), DeepSpeech2Processor(extractor, tokenizer), "scratch"
+
+
+@torch.no_grad()
+def take_weights(model: DeepSpeech2ForCTC, saved: DeepSpeech2ForCTC, source: str | Path, with_output_layer: bool) -> None:
+    """Copies what the saved model has learned. A model of one direction takes the forward one of two.
+
+    Raises:
+        ValueError: settings of the model that the saved weights do not fit; a row convolution may be new, or fall away.
+    """
+    weights = saved.state_dict()
+    for name, own in model.state_dict().items():
+        if name.startswith("ctc_head") and not with_output_layer:
+            continue
+        if name not in weights and "row_convolution" in name:  # it starts as the identity
+            continue
+        weight = weights.get(name, torch.empty(0))
+        if name.endswith(("weight_hh", "weight_ih")):
+            weight = weight[: len(own)]
+        if weight.shape != own.shape:
+            raise ValueError(
+                f"The weights of {source} do not fit the settings of this model: {name} has shape {tuple(weight.shape)} "
+                f"there, and {tuple(own.shape)} is needed. Leave out the settings, or train from scratch."
+            )
+        own.copy_(weight)
 
 
 def make_augmentation(training, accelerator: Accelerator) -> Augmentation:

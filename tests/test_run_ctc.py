@@ -286,6 +286,28 @@ def test_fine_tuning_to_another_alphabet_replaces_the_output_layer(trained, data
     assert "with a new output layer" in (tmp_path / "README.md").read_text()
 
 
+def test_fine_tuning_changes_only_the_settings_that_are_given(trained, dataset, tmp_path):
+    """A live model begins with the forward direction of one that reads both; its row convolution does nothing yet."""
+    output, _ = trained
+    live = ["--bidirectional=False", "--lookahead=4", "--conv_strides=4x2", "--hidden_dropout=0.1"]
+    run(*tiny(dataset, tmp_path, max_steps=1), *live, f"--model={output}")
+    start = DeepSpeech2ForCTC.from_pretrained(tmp_path / "checkpoints" / "start")
+    old = DeepSpeech2ForCTC.from_pretrained(output)
+    assert (start.config.lookahead, start.config.bidirectional, start.config.hidden_dropout) == (4, False, 0.1)
+    assert start.config.conv_strides[0][1] == 2 and start.config.rnn_type == old.config.rnn_type
+    rnn, old_rnn = start.deepspeech2.layers[0].rnn, old.deepspeech2.layers[0].rnn
+    assert torch.equal(rnn.weight_hh[0], old_rnn.weight_hh[0]) and len(rnn.weight_hh) == 1
+    assert torch.equal(rnn.norm.running_var, old_rnn.norm.running_var)
+    assert torch.equal(start.ctc_head.weight, old.ctc_head.weight)
+    assert (start.deepspeech2.row_convolution.weight[..., 1:] == 0).all()
+
+
+def test_weights_that_do_not_fit_the_settings_stop_before_any_work(trained, dataset, tmp_path):
+    output, _ = trained
+    printed = run(*tiny(dataset, tmp_path, hidden_size=17), f"--model={output}", expect=1)
+    assert "do not fit the settings" in printed and "weight_ih" in printed and "Traceback" not in printed
+
+
 def test_three_steps_without_a_finite_gradient_end_the_run(dataset, rows, tmp_path):
     printed = run(*tiny(dataset, tmp_path, learning_rate=1e37, save_steps=1), expect=1)
     assert printed.count("step left out; utterances: ") == 3

@@ -52,17 +52,26 @@ def _model_field(name: str) -> tuple[str, type, dataclasses.Field]:
 
 ModelArguments = dataclasses.make_dataclass(
     "ModelArguments",
-    [_model_field(name) for name in DeepSpeech2Config.own_fields() if name not in _SETTLED_ELSEWHERE],
+    [
+        *(_model_field(name) for name in DeepSpeech2Config.own_fields() if name not in _SETTLED_ELSEWHERE),
+        ("given", set, field(default_factory=set, init=False)),  # the names of those that somebody set
+    ],
 )
-ModelArguments.__doc__ = "The network, unless it comes from a saved model."
+ModelArguments.__doc__ = "The network; of a saved model only what is set here changes."
 
 
 def model_settings(arguments) -> dict:
     """The fields of `ModelArguments` as `DeepSpeech2Config` takes them."""
     settings = dataclasses.asdict(arguments)
+    del settings["given"]
     for name in _PAIRS:
         settings[name] = [_pair(name, pair) for pair in settings[name]]
     return settings
+
+
+def given_settings(arguments) -> dict:
+    """Those of `model_settings` that a recipe or the command line set."""
+    return {name: value for name, value in model_settings(arguments).items() if name in arguments.given}
 
 
 @dataclass
@@ -256,6 +265,8 @@ def parse_arguments(argv: list[str], description: str) -> tuple:
         argv = [*_recipe(parser, Path(argv[0])), *argv[1:]]
     try:
         model, data, training = parser.parse_args_into_dataclasses(argv)
+        flags = (argument.partition("=")[0] for argument in argv if argument.startswith("--"))
+        model.given = {re.sub("^no_", "", flag[2:].replace("-", "_")) for flag in flags}
         DeepSpeech2Config(**model_settings(model))  # says what is wrong before any work
     except (ValueError, StrictDataclassError) as error:
         parser.error(str(error))
