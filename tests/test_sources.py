@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -153,6 +154,22 @@ def test_the_held_out_part_and_the_rest_are_the_whole(tmp_path):
     assert sorted([*kept.index.rows, *held_out.index.rows]) == list(range(40))
 
 
+def test_parts_of_a_split_are_the_whole_and_share_nothing(tmp_path):
+    folder = parquet(tmp_path / "speech", lengths={f"clip {i}": 0.1 for i in range(60)})
+    first, last = (SpeechData(str(folder), [f"train[{part}]*2"]).index for part in (":60%", "60%:"))
+    assert 20 < len(first) < 50
+    assert sorted([*first.rows, *last.rows]) == list(range(60))
+    assert (first.weights == 2).all()
+    held_out = SpeechData(str(folder), ["train[60%:]"], held_out=0.5, part="held_out").index
+    assert 0 < len(held_out) < len(last) and set(held_out.rows) < set(last.rows)
+
+
+@pytest.mark.parametrize("entry", ["train[80%:20%]", "train[:120%]", "train[80]", "train[:80%", "train*x"])
+def test_parts_that_are_none_are_refused(entry, tmp_path):
+    with pytest.raises(DataError, match=re.escape(entry)):
+        SpeechData(str(parquet(tmp_path / "speech")), [entry])
+
+
 def rows_with(folder: Path, **columns: list) -> SpeechData:
     folder.mkdir()
     audio = [{"bytes": recording(seconds), "path": None} for seconds in LENGTHS.values()]
@@ -197,7 +214,7 @@ def test_metadata_beside_the_audio_is_the_split_train_alone(tmp_path):
     [
         ({"path": "./no_such_folder"}, "no data set folder ./no_such_folder"),
         ({"splits": ["trian"]}, "trian"),
-        ({"splits": ["train*many"]}, r"\[\*WEIGHT\], but 'train\*many' is not"),
+        ({"splits": ["train*many"]}, r"\*WEIGHT, of which only SPLIT must be there; found 'train\*many'"),
         ({"text_column": "transcript"}, "no column 'transcript'; its columns are id, audio, text"),
         ({"audio_column": "sound"}, "no column 'sound'"),
     ],

@@ -85,8 +85,8 @@ class DataArguments:
     train: list[str] = field(
         default_factory=lambda: ["train"],
         metadata={
-            "help": "Splits to train on, each [DATA SET::][CONFIGURATION/]SPLIT[*WEIGHT]; the weight says how often an "
-            "epoch reads it, such as 0.5 or 3."
+            "help": "Splits to train on, each DATA SET::CONFIGURATION/SPLIT, of which only SPLIT must be there; after it "
+            "perhaps a part, drawn by a hash, such as [:80%%] or [80%%:], and how often an epoch reads it, as *0.5 or *3."
         },
     )
     validation: list[str] = field(

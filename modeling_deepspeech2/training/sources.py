@@ -149,7 +149,11 @@ def _configurations(path: str) -> list[str]:
         return []
 
 
-_ENTRY = re.compile(r"(?:(?P<path>.+?)::)?(?P<split>[^*]+)(?:\*(?P<weight>\d+(?:\.\d+)?))?")
+_ENTRY = re.compile(
+    r"(?:(?P<path>.+?)::)?(?P<split>[^*\[]+)"
+    r"(?:\[(?P<start>\d+%)?:(?P<stop>\d+%)?\])?"
+    r"(?:\*(?P<weight>\d+(?:\.\d+)?))?"
+)
 
 
 @dataclass
@@ -158,7 +162,8 @@ class SpeechData:
 
     Args:
         path: the data set, see [`open_source`].
-        splits: what to read, each "[DATA SET::][CONFIGURATION/]SPLIT[*WEIGHT]"; a weight says how often an epoch reads it.
+        splits: what to read, each "[DATA SET::][CONFIGURATION/]SPLIT", after it perhaps a part such as "[:80%]" or "[80%:]",
+            drawn by a hash, so that the two share nothing, and "*WEIGHT", how often an epoch reads it.
         duration_column: seconds of each utterance, where there is such a column; else they are measured, once.
         held_out: share of the utterances, drawn by a hash of their names, that `part` tells apart.
         part: "all" utterances, those "kept" for training, or those "held_out".
@@ -175,25 +180,34 @@ class SpeechData:
     show_progress: bool = True
 
     def __post_init__(self):
-        self.sources, self.weights = [], []
+        self.sources, self.weights, self.shares = [], [], []
         for entry in self.splits:
             match = _ENTRY.fullmatch(entry)
             if match is None:
-                raise DataError(f"A split is [DATA SET::][CONFIGURATION/]SPLIT[*WEIGHT], but {entry!r} is not.")
+                raise DataError(
+                    f"Expected DATA SET::CONFIGURATION/SPLIT[80%:]*WEIGHT, of which only SPLIT must be there; "
+                    f"found {entry!r}."
+                )
             path = match["path"] or self.path
             self.sources.append(open_source(path, match["split"], self.audio_column, self.text_column))
             self.weights.append(float(match["weight"] or 1))
+            start, stop = (int((match[name] or default).rstrip("%")) for name, default in (("start", "0"), ("stop", "100")))
+            if not 0 <= start < stop <= 100:
+                raise DataError(f"The part of {entry!r} must begin before it ends, and lie within 0% and 100%.")
+            self.shares.append((start, stop))
 
     @cached_property
     def index(self) -> DurationIndex:
         """Every utterance of the part asked for; from the cache, the duration column, or a pass over all headers."""
         parts = []
-        for source, weight in zip(self.sources, self.weights):
+        for source, weight, (start, stop) in zip(self.sources, self.weights, self.shares):
             file = cache_file(Hasher.hash([source.fingerprint, self.duration_column]))
             part = load_durations(file)
             if part is None:
                 part = self._measure(source)
                 save_durations(part, file)
+            percentile = part.draws // 10_000 % 100  # other digits than those that choose what is held out
+            part = part.select((percentile >= start) & (percentile < stop))
             part.weights[:] = weight if self.part != "held_out" else 1  # everything held out is measured, once
             parts.append(part)
         index = DurationIndex.join(parts, [source.num_shards for source in self.sources])
