@@ -1,0 +1,111 @@
+"""Measures a checkpoint on the test splits of its recipe, clip by clip on one core, and prints a table for RESULTS.md.
+
+    python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml
+    python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml --sphinx   # pip install pocketsphinx
+
+With the best path, with the language model if the checkpoint has a decoder, and with pocketsphinx and its own English model
+on the same clips. Transcripts are compared as the checkpoint's tokenizer writes them. The real-time factor is seconds of
+computing for each second of audio, from samples to text; less is faster.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import yaml
+from tqdm import tqdm
+
+from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
+from modeling_deepspeech2.decoding_deepspeech2 import GreedyDecoder, has_decoder
+from modeling_deepspeech2.training.durations import read_waveform
+from modeling_deepspeech2.training.metrics import ErrorRates
+from modeling_deepspeech2.training.sources import SpeechData
+
+
+Recogniser = Callable[[np.ndarray], str]
+AT_A_TIME = 200  # clips held in memory
+
+
+def ours(
+    model: DeepSpeech2ForCTC, processor: DeepSpeech2Processor, decoder: GreedyDecoder | CTCBeamSearchDecoder
+) -> Recogniser:
+    rate = processor.feature_extractor.sampling_rate
+
+    @torch.inference_mode()
+    def transcribe(waveform: np.ndarray) -> str:
+        inputs = processor(waveform, sampling_rate=rate, return_tensors="pt")
+        return decoder.decode(model(**inputs).logits[0], model.config.inputs_to_logits_ratio / rate)[0].text
+
+    return transcribe
+
+
+def sphinx() -> Recogniser:
+    from pocketsphinx import Decoder
+
+    decoder = Decoder(loglevel="FATAL")
+
+    def transcribe(waveform: np.ndarray) -> str:
+        decoder.start_utt()
+        decoder.process_raw((waveform.clip(-1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
+        decoder.end_utt()
+        return decoder.hyp().hypstr if decoder.hyp() else ""
+
+    return transcribe
+
+
+def measure(data: SpeechData, split: str, recognisers: dict[str, Recogniser], processor: DeepSpeech2Processor) -> list[str]:
+    """A table row for each recogniser."""
+    rate, write = processor.feature_extractor.sampling_rate, processor.tokenizer.normalize
+    references, audio_seconds = [], 0.0
+    texts: dict[str, list[str]] = {name: [] for name in recognisers}
+    taken = dict.fromkeys(recognisers, 0.0)
+    with tqdm(desc=split, total=len(data.index), unit=" clips", leave=False) as bar:
+        for numbers in np.split(np.arange(len(data.index)), range(AT_A_TIME, len(data.index), AT_A_TIME)):
+            for _, utterance in sorted(data.read(numbers).items()):
+                waveform = read_waveform(utterance.audio, rate, utterance.name)
+                references.append(write(utterance.text))
+                audio_seconds += len(waveform) / rate
+                for name, recognise in recognisers.items():
+                    start = time.perf_counter()
+                    texts[name].append(write(recognise(waveform)))
+                    taken[name] += time.perf_counter() - start
+                bar.update()
+    rows = []
+    for name in recognisers:
+        rates = ErrorRates().compute(predictions=texts[name], references=references)
+        figures = f"{rates['wer']:.1%} | {rates['cer']:.1%} | {taken[name] / audio_seconds:.3f}"
+        rows.append(f"| {split} | {len(references):,} | {audio_seconds / 3600:.2f} h | {name} | {figures} |")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a folder, or a name on the Hub")
+    parser.add_argument("recipe", help="whose test splits are measured")
+    parser.add_argument("--splits", nargs="+", help="only these of them")
+    parser.add_argument("--sphinx", action="store_true", help="pocketsphinx side by side")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with open(arguments.recipe, encoding="utf-8") as file:
+        recipe = yaml.safe_load(file)
+    model = DeepSpeech2ForCTC.from_pretrained(arguments.model).eval()
+    processor = DeepSpeech2Processor.from_pretrained(arguments.model)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    model = model.fold_batch_norm()
+    recognisers = {"best path": ours(model, processor, GreedyDecoder(processor.tokenizer))}
+    if has_decoder(arguments.model):
+        decoder = CTCBeamSearchDecoder.from_pretrained(arguments.model, processor.tokenizer)
+        recognisers[f"language model, α {decoder.alpha:g}, β {decoder.beta:g}"] = ours(model, processor, decoder)
+    if arguments.sphinx:
+        recognisers["pocketsphinx"] = sphinx()
+    print(f"{arguments.model}: {size:,} parameters\n")
+    print("| test split | clips | audio | decoder | WER | CER | real-time factor |")
+    print("| --- | ---: | ---: | --- | ---: | ---: | ---: |")
+    for split in arguments.splits or recipe["test"]:
+        print("\n".join(measure(SpeechData(recipe["dataset"], [split]), split, recognisers, processor)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
