@@ -97,7 +97,8 @@ def main() -> None:
     recognisers = {"best path": ours(model, processor, GreedyDecoder(processor.tokenizer))}
     if has_decoder(arguments.model):
         decoder = CTCBeamSearchDecoder.from_pretrained(arguments.model, processor.tokenizer)
-        recognisers[f"language model, α {decoder.alpha:g}, β {decoder.beta:g}"] = ours(model, processor, decoder)
+        name = f"language model, α {decoder.alpha:g}, β {decoder.beta:g}" if decoder.model else "beam search"
+        recognisers[name] = ours(model, processor, decoder)
     if arguments.sphinx:
         recognisers["pocketsphinx"] = sphinx()
     print(f"{arguments.model}: {size:,} parameters\n")

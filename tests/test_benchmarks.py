@@ -3,16 +3,27 @@
 import subprocess
 import sys
 
+import pyarrow.parquet
 import pytest
 import torch
+from accelerate import Accelerator
+from transformers import AutoTokenizer
 
 from benchmarks.decoding import exactness
 from benchmarks.measure import saved_bytes
 from benchmarks.rivals import FoldedPadded, PlainLoop, UsualConvolution, UsualPort
-from modeling_deepspeech2 import DeepSpeech2Config
+from modeling_deepspeech2 import (
+    CTCBeamSearchDecoder,
+    DeepSpeech2Config,
+    DeepSpeech2FeatureExtractor,
+    DeepSpeech2ForCTC,
+    DeepSpeech2Processor,
+)
 from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
 from modeling_deepspeech2.modeling_deepspeech2 import DeepSpeech2ConvolutionLayer
 from modeling_deepspeech2.packed_frames import PackedFrames
+from modeling_deepspeech2.training.evaluation import evaluate
+from modeling_deepspeech2.training.sources import SpeechData
 
 
 @pytest.mark.parametrize("rival", [PlainLoop, FoldedPadded])
@@ -68,3 +79,25 @@ def test_beam_search_is_exact_where_it_is_measured(tmp_path):
     """The row of the benchmark that compares with enumeration: ours finds every best labelling."""
     rows = {what.rpartition(", ")[2]: figure for what, figure, _ in exactness(tmp_path, cases=30)}
     assert rows["ours"] == "30"
+
+
+def test_results_are_those_of_the_evaluation(tmp_path):
+    """Clip by clip, through the folded model, as in batches during training; with a decoder as well, where there is one."""
+    torch.manual_seed(0)
+    clips = pyarrow.parquet.read_table("demo/speech/english/test-00000-of-00001.parquet").slice(0, 6)
+    (tmp_path / "data").mkdir()
+    pyarrow.parquet.write_table(clips, tmp_path / "data" / "test-00000-of-00001.parquet")
+    (tmp_path / "recipe.yaml").write_text(f"dataset: {tmp_path / 'data'}\ntest: [test]\n")
+    tokenizer = AutoTokenizer.from_pretrained("tokenizer/english")
+    processor = DeepSpeech2Processor(DeepSpeech2FeatureExtractor(normalization="utterance"), tokenizer)
+    shape = {"conv_channels": [4], "conv_kernel_sizes": [[11, 5]], "conv_strides": [[4, 3]]}
+    model = DeepSpeech2ForCTC(DeepSpeech2Config(**shape, num_hidden_layers=1, hidden_size=16, vocab_size=len(tokenizer)))
+    CTCBeamSearchDecoder(tokenizer).save_pretrained(tmp_path / "model")
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    expected = evaluate(model, processor, SpeechData(str(tmp_path / "data"), ["test"]), Accelerator(cpu=True))
+    command = [sys.executable, "-m", "benchmarks.results", str(tmp_path / "model"), str(tmp_path / "recipe.yaml")]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    best_path, beam = (line for line in lines if line.startswith("| test |"))
+    assert f"| best path | {expected.wer:.1%} | {expected.cer:.1%} |" in best_path
+    assert "| beam search |" in beam
