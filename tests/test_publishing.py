@@ -3,8 +3,10 @@ this package installed, from a folder and from a Hub."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,3 +179,24 @@ def test_decoder_is_found_on_the_hub(tiny_model_with_decoder, waveform, tmp_path
             environment = hub.environment(tmp_path / f"user{number}")
             subprocess.run([sys.executable, *flags, "-c", code, *arguments], check=True, env=environment, timeout=300)
             assert torch.load(output) == expected[uses_decoder]
+
+
+def test_released_folder_is_small_and_hears_the_same(tiny_model_with_decoder, waveform, tmp_path):
+    """Half precision is that of the file: computing stays in float32, BatchNorm untouched; the decoder comes along."""
+    (tmp_path / "run").mkdir()
+    for file in Path(tiny_model_with_decoder).iterdir():
+        shutil.copyfile(file, tmp_path / "run" / file.name)
+    (tmp_path / "run" / "README.md").write_text("a card")
+    command = [sys.executable, "-m", "modeling_deepspeech2.training.publishing", tmp_path / "run", tmp_path / "released"]
+    subprocess.run(command, check=True)
+    old, new = (DeepSpeech2ForCTC.from_pretrained(tmp_path / name) for name in ("run", "released"))
+    assert {weight.dtype for weight in new.state_dict().values()} == {torch.float32}
+    for name, weight in new.state_dict().items():
+        expected = old.state_dict()[name]
+        assert torch.equal(weight, expected if ".norm." in name else expected.half().float())
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("run", "released")]
+    assert sizes[1] < 0.7 * sizes[0]
+    assert (tmp_path / "released" / "README.md").read_text() == "a card"
+    texts = [pipeline("automatic-speech-recognition", str(tmp_path / name))(waveform) for name in ("run", "released")]
+    assert texts[0] == texts[1]
+    as_stranger(str(tmp_path / "released"), waveform, tmp_path, os.environ | {"HF_HOME": str(tmp_path / "home")})

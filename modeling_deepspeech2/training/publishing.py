@@ -1,14 +1,20 @@
 """A finished model -> a folder as it stands on the Hub: weights, processor, and the code that runs them.
 
-The folder is loaded by this package where it is imported, and by `trust_remote_code=True` where it is not installed.
+    python -m modeling_deepspeech2.training.publishing runs/english checkpoints/deepspeech2-english
+
+writes such a folder for a finished run, with weights in half precision. The folder is loaded by this package where it is
+imported, and by `trust_remote_code=True` where it is not installed.
 """
 
+import argparse
 import json
 import shutil
 from pathlib import Path
 
+import torch
 from huggingface_hub import HfApi
 
+from ..decoding_deepspeech2 import CTCBeamSearchDecoder, has_decoder
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
 
@@ -69,3 +75,30 @@ def push_repository(folder: Path, hub_model_id: str, patterns_left_out: list[str
         commit_message="Deep Speech 2: model, processor, code and card",
     )
     return commit.repo_url
+
+
+def release(run: Path, folder: Path) -> None:
+    """Copies a finished run, with its decoder, its card and what the card shows, in half precision.
+
+    BatchNorm stays in float32, and so is the model that comes of loading it: only the file is small.
+    """
+    processor = DeepSpeech2Processor.from_pretrained(run)
+    save_repository(folder, DeepSpeech2ForCTC.from_pretrained(run, dtype=torch.float16), processor)
+    config = folder / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if has_decoder(run):
+        CTCBeamSearchDecoder.from_pretrained(run, processor.tokenizer).save_pretrained(folder)
+    for pattern in ("README.md", "*.png", "results.json", "decoder_tuning.json"):
+        for file in run.glob(pattern):
+            shutil.copyfile(file, folder / file.name)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write a finished run as a folder for the Hub, in half precision.")
+    parser.add_argument("run", type=Path, help="output_dir of run_ctc.py")
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    if not (arguments.run / "model.safetensors").is_file():
+        parser.error(f"there is no finished model in {arguments.run}")
+    release(arguments.run, arguments.folder)
