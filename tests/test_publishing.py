@@ -25,6 +25,8 @@ from transformers import (
 from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Pipeline, DeepSpeech2Processor
 
 
+REPOSITORY = Path(__file__).parent.parent
+
 # Run without this package: `-I` leaves the current folder and PYTHONPATH out, and the finder below hides an installation.
 STRANGER = """
 import sys
@@ -200,3 +202,14 @@ def test_released_folder_is_small_and_hears_the_same(tiny_model_with_decoder, wa
     texts = [pipeline("automatic-speech-recognition", str(tmp_path / name))(waveform) for name in ("run", "released")]
     assert texts[0] == texts[1]
     as_stranger(str(tmp_path / "released"), waveform, tmp_path, os.environ | {"HF_HOME": str(tmp_path / "home")})
+
+
+@pytest.mark.parametrize("folder", sorted((REPOSITORY / "checkpoints").iterdir()), ids=lambda folder: folder.name)
+def test_checkpoints_of_this_repository_stand_as_on_the_hub(folder, waveform, tmp_path):
+    """Their code is this package's; `python -m modeling_deepspeech2.training.publishing` writes it anew."""
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 25e6
+    for module in folder.glob("*.py"):
+        assert module.read_text() == (REPOSITORY / "modeling_deepspeech2" / module.name).read_text(), module.name
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    heard = as_stranger(str(folder), waveform, tmp_path, environment)["heard"]
+    assert heard["text"] and all("confidence" in chunk for chunk in heard["chunks"])  # by the decoder beside the model
