@@ -173,7 +173,7 @@ def test_company_does_not_matter(recognizer, uneven, unit):
 
 
 def test_logits_and_padding(recognizer, uneven):
-    """Law 1 below the text: logits within 1e-5 with and without padding, and blank in every padded output frame."""
+    """Law 1 below the text: logits within 1e-5 of the largest, with and without padding; padded output frames are blank."""
     model, extractor = recognizer.model, recognizer.feature_extractor
     batch = extractor(uneven, sampling_rate=RATE, return_tensors="pt")
     with torch.no_grad():
@@ -181,7 +181,7 @@ def test_logits_and_padding(recognizer, uneven):
         for waveform, together in zip(uneven, logits):
             alone = model(**extractor(waveform, sampling_rate=RATE, return_tensors="pt")).logits[0]
             assert len(alone) == len(waveform) // 320 + 1
-            torch.testing.assert_close(together[: len(alone)], alone, rtol=0, atol=1e-5)
+            assert (together[: len(alone)] - alone).abs().max() <= 1e-5 * alone.abs().max()
             assert (together[len(alone) :].softmax(-1)[:, model.config.pad_token_id] == 1).all()
 
 

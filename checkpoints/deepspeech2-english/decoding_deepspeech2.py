@@ -66,7 +66,8 @@ def log_softmax(logits: Tensor | np.ndarray) -> np.ndarray:
         raise ValueError(f"logits: found shape {logits.shape}, expected (frames, vocab_size) of one utterance.")
     # In NumPy, because torch's threads do not survive the fork of `decode_batch`.
     centred = logits - logits.max(axis=1, keepdims=True)
-    log_probs = centred - np.log(np.exp(centred).sum(axis=1, keepdims=True))
+    total = np.exp(centred).sum(axis=1, keepdims=True, dtype=np.float64)  # little beside 1 counts where a symbol is certain
+    log_probs = centred - np.log(total).astype(centred.dtype)
     if np.isnan(log_probs).any():
         raise ValueError("logits: found NaN or infinity, expected numbers.")
     return log_probs
