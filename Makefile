@@ -1,4 +1,5 @@
 # make demo [LANGUAGE=mandarin]   train from scratch on the bundled speech, then transcribe voices never heard (about 8 min)
+# make app                        open the page on which one sees the models of checkpoints/ at work
 # make test                       run the tests
 # make benchmarks                 print what is measured (about 10 min)
 # make style, make quality        format the code, or check it
@@ -12,7 +13,7 @@ BIN := .venv/bin
 export GOMP_SPINCOUNT ?= 10000
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test benchmarks style quality
+.PHONY: demo app test benchmarks style quality
 
 .venv/%.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -22,6 +23,9 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: .venv/train.installed
 	$(BIN)/accelerate launch run_ctc.py recipes/demo_$(LANGUAGE).yaml
 	$(BIN)/python demo/transcribe.py $(LANGUAGE)
+
+app: .venv/app.installed
+	$(BIN)/python app.py
 
 test: .venv/test.installed
 	$(BIN)/python -m pytest

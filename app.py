@@ -1,0 +1,256 @@
+"""The page on which one sees Deep Speech 2 at work: speak, upload or pick a clip, and follow it from sound to text.
+
+What is shown of a clip is made in `demo/steps.py`; here are the page around it and the live mode. Nothing here trains, and
+nothing is fetched but models that are named on the Hub.
+
+A Hub Space (SDK Gradio) needs this file, the folder `demo` beside it, the models' names on the Hub in `MODELS` below, and a
+`requirements.txt` with this package: `modeling-deepspeech2[app] @ git+https://…`.
+"""
+
+import argparse
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+
+import gradio
+import numpy as np
+import pyarrow.parquet
+import soxr
+from transformers.utils import logging
+
+from demo.steps import Recognizer, hear, load, page_html
+from modeling_deepspeech2 import DeepSpeech2Stream
+from modeling_deepspeech2.audio import AudioError, read_audio, to_mono
+from modeling_deepspeech2.streaming_deepspeech2 import StreamingModel
+
+
+HERE = Path(__file__).resolve().parent
+MODELS = {name: str(HERE / f"checkpoints/deepspeech2-{name}") for name in ("english", "mandarin", "english-live")}
+CLIPS = HERE / "demo/speech"
+NUM_CLIPS = 12  # to pick from, in each language
+LONGEST_CLIP = 30  # seconds; of longer ones the picture is too wide to look at
+
+
+def show(recognizers: dict[str, Recognizer], file: str | None, language: str) -> str:
+    """An audio file, or none yet -> what stands below the controls."""
+    if file is None:
+        return "<section>Pick a clip, upload one or speak, and see here what the model makes of it.</section>"
+    recognizer, name = recognizers[language], Path(file).name
+    rate = recognizer.processor.feature_extractor.sampling_rate
+    try:
+        waveform = read_audio(file, rate, name)
+        if len(waveform) > LONGEST_CLIP * rate:
+            raise AudioError(
+                f"{name} lasts {len(waveform) / rate:.0f} s, and this page shows clips of up to {LONGEST_CLIP} s; "
+                "the command deepspeech2 transcribe reads recordings of any length."
+            )
+    except AudioError as error:
+        return f"<section>{escape(str(error))}</section>"
+    return page_html(recognizer, hear(recognizer, waveform))
+
+
+# Live.
+
+
+@dataclass
+class Microphone:
+    """What one visitor has said so far."""
+
+    stream: DeepSpeech2Stream
+    resampler: soxr.ResampleStream
+
+
+def hear_more(
+    start: Callable[[], DeepSpeech2Stream], piece: tuple[int, np.ndarray] | None, microphone: Microphone | None
+) -> tuple[str, Microphone | None]:
+    """Goes on by a piece of sound, its rate and samples -> the text so far."""
+    if piece is not None and len(piece[1]):
+        rate, samples = piece
+        if microphone is None:
+            stream = start()
+            wanted = stream.features.feature_extractor.sampling_rate
+            microphone = Microphone(stream, soxr.ResampleStream(rate, wanted, 1, dtype="float32"))
+        microphone.stream.feed(microphone.resampler.resample_chunk(to_mono(samples, rate, rate, "the microphone")))
+    return live_html(microphone), microphone
+
+
+def hear_end(microphone: Microphone | None) -> tuple[str, None]:
+    """Nothing comes after -> the final text."""
+    if microphone is not None:
+        microphone.stream.feed(microphone.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        microphone.stream.finish()
+    return live_html(microphone), None
+
+
+def live_html(microphone: Microphone | None) -> str:
+    """What is certain in bold, what may still change in grey."""
+    if microphone is None:
+        return '<section><p class="transcript"><i>Press record and speak.</i></p></section>'
+    text = microphone.stream.text
+    return f'<section><p class="transcript"><b>{escape(text.stable)}</b><i>{escape(text.tentative)}</i></p></section>'
+
+
+# The page.
+
+# Fonts that gradio brings along, in weights that it has all letters of.
+FONT, FIXED_FONT = (gradio.themes.LocalFont(name, weights=(400, 700)) for name in ("IBM Plex Sans", "IBM Plex Mono"))
+THEME = gradio.themes.Default(primary_hue="indigo", font=[FONT, "sans-serif"], font_mono=[FIXED_FONT, "monospace"])
+
+CSS = """
+.gradio-container { width: 100%; max-width: 1240px !important; margin: auto }
+.html-container { padding: 0 !important } h1 { font-size: 1.7rem; font-weight: 600 }
+section { padding: 1rem 1.2rem; margin-bottom: 1rem; border: 1px solid var(--border-color-primary);
+  border-radius: var(--radius-lg); background: var(--block-background-fill) }
+section h3 { font-size: 1.1rem; font-weight: 600 } section p { margin: 0 0 .8rem } section p:last-child { margin: 0 }
+.transcript { font-size: 1.6rem; line-height: 1.35; overflow-wrap: anywhere; min-height: 2.2rem }
+.transcript b { font-weight: 600 } .transcript i { font-style: normal; opacity: .6 }
+.words { display: flex; flex-wrap: wrap; gap: .4rem } section audio { width: 100%; height: 40px }
+.words button { padding: .2rem .6rem; border-radius: var(--radius-md); border: 1px solid var(--border-color-primary);
+  background: var(--background-fill-secondary); font-size: 1.05rem; line-height: 1.3 }
+.words button:hover, .words button.now { border-color: var(--color-accent); background: var(--color-accent-soft) }
+.words small { display: block; font-size: .75rem; opacity: .75 }
+.strip { overflow-x: auto } .strip > div { position: relative; background: white; border-radius: var(--radius-md) }
+.strip img { display: block; width: 100% }
+.playhead { position: absolute; top: 2%; bottom: 5%; left: -9px; width: 2px; background: var(--color-accent) }
+.path { display: flex; flex-wrap: wrap; gap: .5rem 2px; font: .85rem var(--font-mono); background: white; color: #888;
+  padding: .5rem; border-radius: var(--radius-md) }
+.path span span { display: flex; flex-wrap: wrap; border-bottom: 2px solid } .path i { font-style: normal; padding: 0 1px }
+.path b { display: block; font-size: 1.15rem; font-weight: 600; text-align: center }
+table { width: 100%; border-collapse: collapse } td, th { padding: .35rem .6rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--border-color-primary); font-variant-numeric: tabular-nums; font-weight: inherit }
+td:first-child, th:first-child { text-align: left; white-space: normal; width: 99% } tr:nth-child(2) { font-weight: 600 }
+@media (max-width: 800px) {
+  td, th { padding: .35rem .2rem; font-size: .85rem }
+  .strip:has(img)::before { content: "Swipe to go on in time →"; font-size: .85rem; opacity: .6 }
+}
+"""
+
+# A word plays its piece of the clip, and a line goes through the picture with the sound.
+PLAY = """
+let end = Infinity;
+function follow() {
+  const sound = element.querySelector("audio");
+  if (!sound) return;
+  if (sound.currentTime >= end) sound.pause();
+  const line = element.querySelector(".playhead"), now = sound.currentTime;
+  line.style.left = "calc(var(--left) + var(--width) * " + now / sound.duration + ")";
+  for (const word of element.querySelectorAll("[data-start]"))
+    word.classList.toggle("now", !sound.paused && word.dataset.start <= now && now < word.dataset.end);
+  if (sound.paused) end = Infinity; else requestAnimationFrame(follow);
+}
+element.addEventListener("play", follow, true);
+element.addEventListener("click", event => {
+  const word = event.target.closest("[data-start]"), sound = element.querySelector("audio");
+  if (!word) return;
+  end = Number(word.dataset.end);
+  sound.currentTime = word.dataset.start;
+  sound.play();
+});
+"""
+
+
+def build_page(
+    recognizers: dict[str, Recognizer], live: Recognizer | None, clips: dict[str, list[tuple[str, str]]]
+) -> gradio.Blocks:
+    """The page for the models there are.
+
+    Args:
+        recognizers: by language.
+        live: a unidirectional model; None hides the live mode.
+        clips: to pick from, in each language: what is said, and the file.
+
+    Raises:
+        ValueError: `live` cannot hear live.
+    """
+
+    def choice(language: str) -> dict:
+        return {"choices": clips[language], "value": None, "visible": bool(clips[language])}
+
+    with gradio.Blocks(title="Deep Speech 2", analytics_enabled=False) as page:
+        gradio.HTML("<h1>Deep Speech 2</h1><p>Sound goes in, text comes out, and here one sees every step between.</p>")
+        if recognizers:
+            with gradio.Tab("A clip"):
+                with gradio.Row():
+                    with gradio.Column(min_width=280):
+                        language = gradio.Radio(list(recognizers), value=next(iter(recognizers)), label="Language")
+                        picked = clips[language.value]
+                        clip = gradio.Dropdown(
+                            picked, value=None, label="Pick a clip", filterable=False, visible=bool(picked)
+                        )
+                    with gradio.Column(min_width=280, scale=2):
+                        sound = gradio.Audio(
+                            sources=["upload", "microphone"], type="filepath", label="Or upload, or speak", buttons=[]
+                        )
+                result = gradio.HTML(
+                    show(recognizers, None, language.value), js_on_load=PLAY, elem_id="result", apply_default_css=False
+                )
+            language.change(lambda name: gradio.Dropdown(**choice(name)), language, clip)
+            clip.input(lambda file: file, clip, sound)
+            gradio.on([sound.change, language.change], functools.partial(show, recognizers), [sound, language], result)
+        if live is not None:
+            model = StreamingModel(live.model)
+
+            def start() -> DeepSpeech2Stream:
+                return DeepSpeech2Stream(model, live.processor, live.decoder)
+
+            start()  # a model that cannot hear live is refused here
+            with gradio.Tab("Live"):
+                voice = gradio.Audio(sources="microphone", streaming=True, label="English, while you speak")
+                text = gradio.HTML(live_html(None), elem_id="live", apply_default_css=False)
+                microphone = gradio.State()
+            # One queue for pieces and end, one at a time: they are heard in the order in which they were said.
+            voice.stream(
+                functools.partial(hear_more, start), [voice, microphone], [text, microphone],
+                stream_every=0.3, concurrency_id="live", concurrency_limit=1, show_progress="hidden",
+            )  # fmt: skip
+            voice.stop_recording(hear_end, microphone, [text, microphone], concurrency_id="live")
+    return page
+
+
+def write_clips(language: str, folder: Path) -> list[tuple[str, str]]:
+    """Some clips of the bundled speech, as files: what is said, and the file. None if the speech is not there."""
+    clips = []
+    for file in sorted((CLIPS / language.lower()).glob("test-*.parquet"))[:1]:
+        table = pyarrow.parquet.read_table(file, columns=["id", "audio", "text", "speaker_id"])
+        for row in table.slice(0, NUM_CLIPS).to_pylist():
+            path = folder / f"{row['id']}.ogg"
+            path.write_bytes(row["audio"]["bytes"])
+            clips.append((f"{row['text']} ({row['speaker_id']})", str(path)))
+    return clips
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Opens a page on which one sees Deep Speech 2 at work.")
+    for option, name in (("english", "english"), ("mandarin", "mandarin"), ("live", "english-live")):
+        parser.add_argument(f"--{option}", default=MODELS[name], metavar="MODEL", help="a folder or a name on the Hub")
+    settings = parser.parse_args(arguments)
+    logging.disable_progress_bar()
+    found: dict[str, Recognizer] = {}
+    for option, name in vars(settings).items():
+        try:
+            found[option] = load(name)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            print(f"Left out: found no {option} model in {name} ({reason}); name another with --{option}.", file=sys.stderr)
+    if not found:
+        sys.exit("No model, no page: train one as the README says, and name its folder.")
+    live = found.pop("live", None)
+    recognizers = {option.capitalize(): recognizer for option, recognizer in found.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            page = build_page(recognizers, live, {language: write_clips(language, Path(folder)) for language in recognizers})
+        except ValueError as error:
+            sys.exit(f"--live: {error}")
+        page.launch(theme=THEME, css=CSS, footer_links=[], max_file_size="50mb")
+
+
+if __name__ == "__main__":
+    main()

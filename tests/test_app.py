@@ -1,0 +1,322 @@
+"""The page: the steps behind it on real clips, and the page itself in a browser."""
+
+import base64
+import dataclasses
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import xml.etree.ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from conftest import REPOSITORY
+from transformers import pipeline
+
+from modeling_deepspeech2 import DeepSpeech2Stream, GreedyDecoder
+from modeling_deepspeech2.training.publishing import save_repository
+
+
+pytest.importorskip("gradio", reason='needs the page\'s packages: pip install -e ".[app]"')
+
+import app
+from demo import steps
+
+
+PATIENCE = 300  # seconds that a busy machine may take
+
+
+@pytest.fixture(scope="module")
+def recognizer(tiny_model_with_decoder) -> steps.Recognizer:
+    return steps.load(str(tiny_model_with_decoder))
+
+
+@pytest.fixture(scope="module")
+def heard(recognizer, clips) -> steps.Heard:
+    return steps.hear(recognizer, clips[0].waveform)
+
+
+@pytest.fixture(scope="module")
+def live_folder(tmp_path_factory, make_tiny_model, processor) -> Path:
+    folder = tmp_path_factory.mktemp("live")
+    save_repository(folder, make_tiny_model(bidirectional=False, lookahead=4), processor)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected_text(tiny_model_with_decoder, encoded_clips) -> str:
+    """What the pipeline hears in the first clip."""
+    return pipeline("automatic-speech-recognition", model=str(tiny_model_with_decoder))(encoded_clips[0][1])["text"]
+
+
+# The steps.
+
+
+def test_one_pass_gives_every_step(heard, recognizer, expected_text):
+    config = recognizer.model.config
+    frames = heard.spectrogram.shape[0]
+    assert heard.spectrogram.shape[1] == config.num_frequency_bins
+    assert heard.convolution.shape == (config.conv_channels[0], -(-frames // 2), -(-config.num_frequency_bins // 2))
+    assert heard.log_probs.shape == (recognizer.model.output_lengths(frames), config.vocab_size)
+    np.testing.assert_allclose(np.exp(heard.log_probs).sum(1), 1, atol=1e-5)
+    assert heard.hypotheses[0].text == expected_text
+    assert not recognizer.model.deepspeech2.convolutions[0]._forward_hooks
+
+
+def test_the_path_collapses_to_the_text_of_greedy_decoding(heard, recognizer):
+    assert [run.start for run in heard.path] == [0, *(run.end for run in heard.path[:-1])]
+    assert heard.path[-1].end == len(heard.log_probs)
+    greedy = GreedyDecoder(recognizer.processor.tokenizer).decode(heard.log_probs, heard.seconds_per_frame)[0]
+    assert len(greedy.text) > 20
+    assert steps.collapse(heard) == greedy.text
+    cells = re.sub(r"<i>.*?</i>", "", steps.path_html(heard).partition("</p>")[0])
+    kept = "".join(re.findall(r"<b>(.*?)</b>", cells)).replace("&nbsp;", "").replace("␣", " ").replace("&#x27;", "'")
+    assert " ".join(kept.split()) == greedy.text
+
+
+def test_words_lie_within_the_clip_one_after_the_other(heard):
+    assert " ".join(word.text for word in heard.words) == heard.hypotheses[0].text
+    times = [time for word in heard.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert times[0] >= 0 and times[-1] <= heard.seconds
+    buttons = re.findall(r'data-start="([\d.]+)" data-end="([\d.]+)"', steps.words_html(heard))
+    np.testing.assert_allclose(np.array(buttons, float).ravel(), times, atol=1e-3)
+
+
+def test_the_picture_has_four_parts_on_one_clock(heard):
+    figure = steps.draw(heard)
+    assert len(figure.axes) == 4
+    assert {axes.get_xlim() for axes in figure.axes} == {(0, heard.seconds)}
+    waveform, spectrogram, convolution, probabilities = figure.axes
+    assert np.array_equal(waveform.lines[0].get_ydata(), heard.waveform)
+    assert np.array_equal(spectrogram.images[0].get_array(), heard.spectrogram.T)
+    for axes in (spectrogram, convolution):  # the last frame's middle lies within a frame of the clip's end
+        left, right, *_ = axes.images[0].get_extent()
+        step = (right - left) / axes.images[0].get_array().shape[1]
+        assert abs(right - step / 2 - heard.seconds) <= step
+    symbols = [run.text for run in heard.path if run.symbol != heard.blank]
+    assert [text.get_text() for text in probabilities.texts] == symbols
+
+
+def test_the_picture_is_an_svg_with_text(heard):
+    content = re.search(r"data:image/svg\+xml;base64,([^\"]+)", steps.picture_html(heard))[1]
+    svg = xml.etree.ElementTree.fromstring(base64.b64decode(content))
+    texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert "seconds" in texts
+    assert {run.text for run in heard.path if run.symbol != heard.blank} <= set(texts)
+
+
+def test_a_model_that_convolves_over_time_alone_is_drawn_too(make_tiny_model, recognizer, clips):
+    model = make_tiny_model(conv_type="1d")
+    heard = steps.hear(dataclasses.replace(recognizer, model=model), clips[0].waveform)
+    assert steps.draw(heard).axes[2].images[0].get_array().shape == (4, heard.convolution.shape[1])
+
+
+def test_the_beam_is_listed_with_its_scores(heard, recognizer):
+    rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td></tr>", steps.beam_html(heard))
+    assert len(rows) == len(heard.hypotheses) > 1
+    scores = np.array([[float(score.replace("−", "-")) for score in row[1:]] for row in rows])
+    words = np.array([len(one.text.split()) for one in heard.hypotheses])
+    alpha, beta = recognizer.decoder.alpha, recognizer.decoder.beta
+    np.testing.assert_allclose(scores[:, 2], scores[:, 0] + alpha * scores[:, 1] + beta * words, atol=0.05)
+    assert (np.diff(scores[:, 2]) <= 0).all()
+
+
+def test_what_is_heard_cannot_become_markup(heard, recognizer):
+    best = dataclasses.replace(heard.hypotheses[0], text="<img src=x>")
+    html = steps.page_html(recognizer, dataclasses.replace(heard, hypotheses=[best]))
+    assert "&lt;img src=x&gt;" in html and "<img src=x>" not in html
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1.0])
+def test_silence_gives_a_page(recognizer, seconds):
+    html = steps.page_html(recognizer, steps.hear(recognizer, np.zeros(int(16_000 * seconds), np.float32)))
+    assert html.count("<section>") == 4
+
+
+def test_files_that_cannot_be_shown_are_said_to_be_so(recognizer, tmp_path):
+    (tmp_path / "note.wav").write_text("no sound")
+    soundfile.write(tmp_path / "long.wav", np.zeros(16_000 * 31), 16_000)
+    assert "note.wav is" in app.show({"English": recognizer}, str(tmp_path / "note.wav"), "English")
+    assert "long.wav lasts 31 s" in app.show({"English": recognizer}, str(tmp_path / "long.wav"), "English")
+
+
+# Live.
+
+
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_live_pieces_give_the_text_of_the_whole(live_folder, clips, rate):
+    live = steps.load(str(live_folder))
+    samples = soxr.resample(clips[0].waveform, 16_000, rate)
+    samples = (samples * 32_767).astype(np.int16)
+    microphone, texts = None, []
+    for piece in np.array_split(samples, 7):
+        html, microphone = app.hear_more(
+            lambda: DeepSpeech2Stream(live.model, live.processor, live.decoder), (rate, piece), microphone
+        )
+        texts.append(re.sub(r"<.*?>", "", html))
+    html, rest = app.hear_end(microphone)
+    assert rest is None and "<i></i>" in html  # nothing is tentative at the end
+    assert texts[2] != texts[-1] and len(texts[-1]) > 20
+    if rate == 16_000:
+        stream = DeepSpeech2Stream(live.model, live.processor, live.decoder)
+        stream.feed(samples / np.float32(32_768))
+        stream.finish()
+        assert re.sub(r"<.*?>", "", html) == app.escape(stream.text.stable)
+
+
+# What there is no model for.
+
+
+def test_missing_models_are_named(tmp_path, capsys):
+    arguments = [f"--{option}={tmp_path}/{option}" for option in ("english", "mandarin", "live")]
+    with pytest.raises(SystemExit, match="No model, no page"):
+        app.main(arguments)
+    lines = capsys.readouterr().err.splitlines()
+    assert [f"no {option} model in {tmp_path}/{option} (there is no such folder)" in line
+            for option, line in zip(("english", "mandarin", "live"), lines)] == [True] * 3  # fmt: skip
+
+
+def test_the_page_offers_what_there_is(recognizer, live_folder):
+    def parts(page) -> tuple[list, list]:
+        components = page.config["components"]
+        choices = [one["props"]["choices"] for one in components if one["type"] == "radio"]
+        return choices, [one["props"]["label"] for one in components if one["type"] == "tabitem"]
+
+    clips = {"English": [("one", "one.ogg")]}
+    assert parts(app.build_page({"English": recognizer}, None, clips)) == ([[("English", "English")]], ["A clip"])
+    assert parts(app.build_page({}, steps.load(str(live_folder)), {})) == ([], ["Live"])
+    with pytest.raises(ValueError, match="bidirectional"):
+        app.build_page({"English": recognizer}, recognizer, clips)
+
+
+def test_clips_of_both_languages_can_be_picked(tmp_path):
+    for language in ("English", "Mandarin"):
+        clips = app.write_clips(language, tmp_path)
+        assert len(clips) == app.NUM_CLIPS
+        assert all(soundfile.info(file).samplerate == 16_000 for _, file in clips)
+    assert app.write_clips("Klingon", tmp_path) == []
+
+
+# In a browser.
+
+
+@pytest.fixture(scope="module")
+def address(tiny_model_with_decoder, live_folder, tmp_path_factory):
+    """Of the page, served by a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("page") / "log.txt"
+    command = [sys.executable, "app.py", "--english", tiny_model_with_decoder, "--live", live_folder, "--mandarin", "/none"]
+    environment = os.environ | {"GRADIO_SERVER_PORT": str(port), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, f"The page did not start:\n{log.read_text()}"
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
+                    break
+            except OSError:
+                time.sleep(0.5)
+        assert "Left out: found no mandarin model in /none" in log.read_text()
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser(address, clips, tmp_path_factory):
+    """Chromium, which hears a clip where its microphone should be, and finds no host but this one."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
+    speech = tmp_path_factory.mktemp("microphone") / "speech.wav"
+    soundfile.write(speech, np.concatenate([clip.waveform for clip in clips]), 16_000, subtype="PCM_16")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000", "--mute-audio",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={speech}",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    chrome.set_page_load_timeout(PATIENCE)
+    chrome.set_script_timeout(PATIENCE)
+    chrome.get(address)
+    try:
+        yield chrome
+    finally:
+        chrome.quit()
+
+
+def wait(browser, script: str):
+    """What a script returns as soon as that is something."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := browser.execute_script(script)):
+        assert time.monotonic() < deadline, f"Never true on the page: {script}\n{browser.page_source[-3000:]}"
+        time.sleep(0.2)
+    return found
+
+
+def test_an_uploaded_clip_is_transcribed_in_the_browser(browser, encoded_clips, expected_text, tmp_path):
+    (tmp_path / "clip.ogg").write_bytes(encoded_clips[0][1])
+    wait(browser, "return document.querySelector('input[type=file]')").send_keys(str(tmp_path / "clip.ogg"))
+    transcript = wait(browser, "return document.querySelector('#result .transcript')?.textContent")
+    assert transcript == expected_text
+    picture = "const picture = document.querySelector('#result img'); return picture.complete && picture.naturalWidth"
+    assert wait(browser, picture) > 700
+    assert not browser.execute_script("return document.documentElement.scrollWidth > window.innerWidth")
+
+
+def test_a_word_that_is_clicked_plays_its_piece(browser):
+    word = browser.execute_script("return [...document.querySelectorAll('#result [data-start]')].at(-1)")
+    start, end = float(word.get_attribute("data-start")), float(word.get_attribute("data-end"))
+    assert end - start > 0.01
+    browser.execute_script(
+        "const sound = document.querySelector('#result audio'); window.played = [];"
+        "for (const kind of ['play', 'pause'])"
+        "  sound.addEventListener(kind, () => played.push([kind, sound.currentTime]));"
+    )
+    word.click()
+    (first, began), (second, stopped) = wait(browser, "return played.length >= 2 && played")[:2]
+    assert (first, second) == ("play", "pause")
+    assert began == pytest.approx(start, abs=0.01)
+    assert stopped >= min(end, start + 0.01)
+    assert browser.execute_script("return document.querySelector('#result .playhead').style.left").startswith("calc")
+
+
+def test_live_text_appears_while_the_microphone_is_on(browser):
+    seen = "[...document.querySelectorAll('button')].filter(one => one.checkVisibility())"
+    button = f"return {seen}.find(one => one.textContent.includes('{{}}'))"
+    heard = "return document.querySelector('#live .transcript')?.textContent"
+    tentative = "return document.querySelector('#live .transcript i')?.textContent"
+    browser.find_element("xpath", "//button[@role='tab'][contains(., 'Live')]").click()
+    wait(browser, button.format("Record"))
+    prompt = browser.execute_script(heard)
+    wait(browser, button.format("Record")).click()
+    assert wait(browser, f"{heard} !== {json.dumps(prompt)}")
+    wait(browser, button.format("Stop")).click()
+    wait(browser, f"{tentative} === ''")
+    assert len(browser.execute_script(heard)) > 10
+
+
+def test_nothing_is_fetched_from_outside(browser, address):
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    assert len(sent) > 10
+    assert [url for url in sent if not url.startswith((address, "data:", "blob:"))] == []
