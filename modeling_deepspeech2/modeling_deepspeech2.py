@@ -338,13 +338,27 @@ def ctc_loss(
             f"The labels of utterance {index} of the batch need {needed[index]} output frames, but it has {lengths[index]}: "
             f"its CTC cost is {'left out' if zero_infinity else 'infinite'}."
         )
+    labels, label_counts = labels[is_label], is_label.sum(1)
     with torch.autocast(device_type=logits.device.type, enabled=False):
+        spoken, numbers = torch.cat([labels.new_tensor([blank]), labels]).unique(return_inverse=True)
+        if 2 * len(spoken) < logits.shape[-1]:  # a large alphabet, of which most is not spoken: half the time
+            logits, blank, labels = _merge_unspoken(logits, spoken), int(numbers[0]), numbers[1:]
         return F.ctc_loss(
             logits.log_softmax(-1, dtype=dtype).transpose(0, 1),
-            labels[is_label],
+            labels,
             lengths,
-            is_label.sum(1),
+            label_counts,
             blank=blank,
             reduction=reduction,
             zero_infinity=zero_infinity,
         ).to(torch.float32 if logits.dtype != torch.float64 else torch.float64)
+
+
+def _merge_unspoken(logits: Tensor, spoken: Tensor) -> Tensor:
+    """Makes one symbol, the last, of all that no transcript of the batch has; the cost and its gradient stay the same.
+
+    (batch, frames, symbols) -> (batch, frames, spoken symbols + 1)
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    unspoken = logits.index_fill(-1, spoken, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logits.index_select(-1, spoken), unspoken], dim=-1)

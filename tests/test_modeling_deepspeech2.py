@@ -244,6 +244,23 @@ def test_loss_is_computed_in_double_precision():
     assert (gradients[0] - gradients[1]).abs().max() <= 1e-6
 
 
+@pytest.mark.parametrize("blank", [0, 999])
+def test_loss_of_a_large_alphabet_is_that_of_the_plain_formula(blank):
+    """Symbols that no transcript has are summed up before the loss; neither the cost nor any gradient may notice."""
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(3, 40, 1_000, dtype=torch.float64)).requires_grad_()
+    lengths, counts = torch.tensor([40, 31, 25]), torch.tensor([9, 4, 0])
+    labels = torch.randint(1, 999, (3, 9)).masked_fill(torch.arange(9) >= counts[:, None], -100)
+    labels[0, 1] = labels[0, 0]
+    loss = ctc_loss(logits, lengths, labels, blank, "sum")
+    (gradient,) = torch.autograd.grad(loss, logits)
+    log_probs = logits.log_softmax(-1).transpose(0, 1)
+    plain = torch.nn.functional.ctc_loss(log_probs, labels[labels >= 0], lengths, counts, blank, "sum")
+    (expected,) = torch.autograd.grad(plain, logits)
+    assert loss.item() == pytest.approx(plain.item(), abs=1e-10)
+    assert (gradient - expected).abs().max() <= 1e-12
+
+
 @pytest.mark.parametrize("batch_norm", ["sequence", "step", "off"])
 def test_an_empty_batch_takes_part_in_the_backward_pass(batch_norm):
     """A process that ran out of data goes on with empty batches, and must not stop the others."""
