@@ -159,7 +159,7 @@ def _spoken(line: str, tokenizer: Any) -> list[tuple[str, bool, list[str]]]:
         ends = np.cumsum([len(words) for words in spoken])
         spoken = [whole[end - len(words) : end] for words, end in zip(spoken, ends)]
     return [
-        (match[0], line[: match.start()].endswith((" ", "\t", "\u3000")), tokenizer.tokenize(" ".join(words)))
+        (match[0], line[: match.start()][-1:].isspace(), tokenizer.tokenize(" ".join(words)))
         for match, words in zip(matches, spoken)
     ]
 

@@ -33,6 +33,7 @@ from .processing_deepspeech2 import DeepSpeech2Processor
 from .recordings_deepspeech2 import BLOCK_SECONDS, transcribe
 from .streaming_deepspeech2 import DeepSpeech2Stream
 from .subtitles import make_cues, srt, vtt
+from .utterances_deepspeech2 import LONGEST_UTTERANCE
 
 
 try:  # Only a microphone needs it.
@@ -143,8 +144,8 @@ def _load(settings: argparse.Namespace) -> tuple[DeepSpeech2ForCTC, DeepSpeech2P
 
 
 def _load_decoder(settings: argparse.Namespace, processor: DeepSpeech2Processor) -> CTCBeamSearchDecoder | None:
-    if not settings.pause > 0:
-        raise _SettingError(f"--pause: found {settings.pause}, expected seconds above 0.")
+    if not 0 < settings.pause < LONGEST_UTTERANCE:
+        raise _SettingError(f"--pause: found {settings.pause}, expected seconds above 0 and below {LONGEST_UTTERANCE:g}.")
     try:
         return CTCBeamSearchDecoder.from_pretrained(settings.model, processor.tokenizer) if settings.lm else None
     except (OSError, ValueError) as error:
@@ -276,6 +277,8 @@ class _Progress:
 
 
 def _align(settings: argparse.Namespace) -> int:
+    if settings.output is not None and not settings.output.parent.is_dir():
+        raise _SettingError(f"--output: there is no folder {settings.output.parent}.")
     try:
         text = Path(settings.text).read_text(encoding="utf-8-sig")
     except OSError as error:

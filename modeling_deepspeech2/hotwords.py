@@ -3,6 +3,7 @@
 In come words with weights, out goes an automaton over the symbols of the alphabet for [`CTCBeamSearchDecoder`] to walk.
 """
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ class Hotwords:
     """
 
     def __init__(self, tokenizer: Any, hotwords: dict[str, float], whole_words: bool):
+        if not isinstance(hotwords, dict):
+            raise ValueError(f"hotwords: found a {type(hotwords).__name__}, expected a dict of words and their weights.")
         num_symbols, delimiter = len(tokenizer), tokenizer.word_delimiter_token_id
         children: list[dict[int, int]] = [{}]
         patterns = []
         for text, weight in hotwords.items():
-            if not weight >= 0:
-                raise ValueError(f"hotwords: found the weight {weight} of {text!r}, expected a number of at least 0.")
+            if not isinstance(weight, Real) or not 0 <= weight < np.inf:
+                raise ValueError(f"hotwords: found the weight {weight!r} of {text!r}, expected a number of at least 0.")
             unknown = "".join(tokenizer.unknown_characters(text)) if hasattr(tokenizer, "unknown_characters") else ""
             labels = [] if unknown else tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
             if not labels:

@@ -12,7 +12,7 @@ from transformers import AutomaticSpeechRecognitionPipeline
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from .audio import AudioError, read_audio, to_mono
-from .decoding_deepspeech2 import CTCBeamSearchDecoder, has_decoder
+from .decoding_deepspeech2 import CTCBeamSearchDecoder, check_alphabet, has_decoder
 
 
 class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
@@ -41,6 +41,7 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         super().__init__(model, *args, **kwargs)
         if isinstance(source, (str, os.PathLike)):
             self.decoder = CTCBeamSearchDecoder.from_pretrained(source, self.tokenizer, revision=revision)
+        check_alphabet(self.decoder, self.model.config.vocab_size)
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
         super().save_pretrained(save_directory, **kwargs)

@@ -139,7 +139,9 @@ def test_mandarin_has_no_spaces():
     assert found.cost == pytest.approx(len(logits) * per_frame, rel=1e-5)  # no frame is spent on what was not said
 
 
-@pytest.mark.parametrize("text", ["the 'quick' fox", "'tis o'clock dogs' tails", "A — b", "x\ny z"])
+@pytest.mark.parametrize(
+    "text", ["the 'quick' fox", "'tis o'clock dogs' tails", "A — b", "x\ny z", "a\u00a0b\u202fc\u3000d"]
+)
 @pytest.mark.parametrize("folder", ["english", "english_bigram"])
 def test_labels_are_the_tokenizers(folder, text):
     """What is aligned is spelled as for training."""

@@ -95,6 +95,8 @@ def test_json_has_words_in_time(capsys, live_folder, files, processor):
         (["transcribe", "FILE", "FILE", "--model", "MODEL", "--format", "srt"], "need a folder"),
         (["transcribe", "FILE", "FILE", "--model", "MODEL", "--output", "OUT"], "would both be written"),
         (["transcribe", "FILE", "--model", "MODEL", "--pause", "0"], "--pause"),
+        (["transcribe", "FILE", "--model", "MODEL", "--pause", "40"], "--pause: found 40.0"),
+        (["align", "FILE", "FILE", "--model", "MODEL", "--output", "/no/such/folder/x.srt"], "there is no folder"),
         (["align", "FILE", "/no/such/text", "--model", "MODEL"], "cannot be read"),
         (["align", "FILE", "FILE", "--model", "MODEL"], "not in UTF-8"),
         (["live", "-", "--model", "MODEL"], "bidirectional=False"),

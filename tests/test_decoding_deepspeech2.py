@@ -1,5 +1,6 @@
 """The decoders against definitions: enumeration of all alignments, a language model read word by word, plain CTC."""
 
+import gzip
 import itertools
 import math
 from pathlib import Path
@@ -331,9 +332,16 @@ def test_saved_decoder_comes_back(english, arpas, tmp_path):
     NGramModel.load(arpas["word"]).save(tmp_path / "any name.safetensors")
     english.save_pretrained(tmp_path / "model")
     logits = np.random.default_rng(0).normal(size=(40, 29)) * 3
+    for name in ("lm.txt", "3-gram.pruned.1e-7.arpa", "EN.ARPA"):  # as people call them
+        (tmp_path / name).write_bytes(arpas["word"].read_bytes())
+    (tmp_path / "lm.v2.arpa.gz").write_bytes(gzip.compress(arpas["word"].read_bytes()))
     for model, name in (
         (tmp_path / "any name.safetensors", "language_model.safetensors"),
-        (arpas["word"], None),
+        (arpas["word"], "language_model.arpa"),
+        (tmp_path / "lm.txt", "language_model.arpa"),
+        (tmp_path / "3-gram.pruned.1e-7.arpa", "language_model.arpa"),
+        (tmp_path / "EN.ARPA", "language_model.arpa"),
+        (tmp_path / "lm.v2.arpa.gz", "language_model.arpa.gz"),
         (None, None),
     ):
         decoder = CTCBeamSearchDecoder(
@@ -355,6 +363,10 @@ ERRORS = [
     ({"beta": -1}, "beta: found -1"),
     ({"beam_width": 0}, "beam_width: found 0, expected an integer of at least 1"),
     ({"beam_width": 2.5}, "beam_width: found 2.5"),
+    ({"beam_width": math.inf}, "beam_width: found inf"),
+    ({"beam_width": "100"}, "beam_width: found '100', expected an integer"),
+    ({"alpha": None}, "alpha: found None, expected a number"),
+    ({"alpha": True}, "alpha: found True"),
     ({"cutoff_top_n": 0}, "cutoff_top_n: found 0"),
     ({"cutoff_probability": 0}, "cutoff_probability: found 0"),
     ({"cutoff_probability": 1.1}, "cutoff_probability: found 1.1"),
@@ -385,6 +397,28 @@ def test_language_model_of_another_alphabet(english, tmp_path):
             assert "\n" not in str(caught.value)
 
 
+def test_language_model_of_words_for_mandarin(arpas):
+    """The likeliest mistake: the Mandarin alphabet has all letters of an English model, and yet is decoded by character."""
+    with pytest.raises(LanguageModelError, match="of words, but Mandarin is decoded by character"):
+        CTCBeamSearchDecoder(AutoTokenizer.from_pretrained("tokenizer/mandarin"), arpas["word"])
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{oops", "decoder_config.json of .* is damaged"),
+        ("[1]", "decoder_config.json of .* is damaged"),
+        ('{"gamma": 1}', "has no setting 'gamma'; there are alpha, beta"),
+        ('{"alpha": "x"}', "alpha: found 'x', expected a number"),
+    ],
+)
+def test_decoder_config_that_is_damaged(english, tmp_path, content, message):
+    (tmp_path / "decoder_config.json").write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        CTCBeamSearchDecoder.from_pretrained(tmp_path, english)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -392,7 +426,11 @@ def test_language_model_of_another_alphabet(english, tmp_path):
         (lambda decoder: decoder.decode(np.zeros((5, 7)), 0.02), "found 7 symbols, expected the 29"),
         (lambda decoder: decoder.decode(np.full((5, 29), np.nan), 0.02), "found NaN"),
         (lambda decoder: decoder.decode(np.zeros((5, 29)), 0.02, n_best=0), "n_best: found 0"),
+        (lambda decoder: decoder.decode(np.zeros((5, 29)), 0.02, n_best=2.5), "n_best: found 2.5"),
         (lambda decoder: decoder.start({"word": -1.0}), "the weight -1.0 of 'word'"),
+        (lambda decoder: decoder.start({"word": math.inf}), "the weight inf of 'word'"),
+        (lambda decoder: decoder.start({"word": "5"}), "the weight '5' of 'word'"),
+        (lambda decoder: decoder.start(["word"]), "found a list, expected a dict"),
         (lambda decoder: decoder.start({"слово": 1.0}), "no symbols for 'слов'"),
         (lambda decoder: decoder.start({" ": 1.0}), "no symbols for"),
     ],

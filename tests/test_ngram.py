@@ -8,6 +8,8 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from test_decoding_deepspeech2 import WORDS_ARPA, arpa_log_prob
 from transformers import AutoTokenizer
 
@@ -195,6 +197,14 @@ def test_bad_compact_files(tmp_path):
     (tmp_path / "lm.safetensors").write_bytes(b"no tensors")
     with pytest.raises(LanguageModelError, match="is damaged or no language model"):
         NGramModel.load(tmp_path / "lm.safetensors")
+    (tmp_path / "lm.arpa").write_text(WORDS_ARPA)
+    NGramModel.load(tmp_path / "lm.arpa").save(tmp_path / "lm.safetensors")
+    with safe_open(tmp_path / "lm.safetensors", "numpy") as content:
+        save_file({"words": np.zeros(0, np.uint8)}, tmp_path / "half.safetensors", content.metadata())
+    (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress(b"ngram 1=2 " * 99)[:-20] + b"?" * 20)
+    for name in ("half.safetensors", "lm.arpa.gz"):
+        with pytest.raises(LanguageModelError, match=name):
+            NGramModel.load(tmp_path / name)
 
 
 def test_mandarin_is_read_by_character():

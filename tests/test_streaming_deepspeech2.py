@@ -5,9 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from modeling_deepspeech2 import DeepSpeech2FeatureExtractor, DeepSpeech2ForCTC, DeepSpeech2Stream
 from modeling_deepspeech2.decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder
+from modeling_deepspeech2.recordings_deepspeech2 import transcribe
 from modeling_deepspeech2.streaming_deepspeech2 import SlidingWindow, StreamingFeatures, StreamingModel, feed_streams
 
 
@@ -232,6 +234,28 @@ def test_many_streams_in_one_batch(clips, processor, make_tiny_model):
             found[index] += stream.finish()
         assert [[one.text for one in own] for own in found] == [[one.text for one in own] for own in expected]
         assert max(batches) >= 3
+
+
+def test_a_bad_piece_moves_no_stream(processor, live_model, clips):
+    """Where one of many streams brings no audio, the others can be fed the same pieces again."""
+    streams = [DeepSpeech2Stream(live_model, processor) for _ in range(2)]
+    piece = clips[0].waveform[:8_000]
+    feed_streams(streams, [piece, piece])
+    seen = [stream.features.kept.clone() for stream in streams]
+    with pytest.raises(ValueError, match="NaN"):
+        feed_streams(streams, [piece, np.full(100, np.nan, np.float32)])
+    with pytest.raises(ValueError, match="found 1, expected one for each of the 2"):
+        feed_streams(streams, [piece])
+    assert all(torch.equal(stream.features.kept, kept) for stream, kept in zip(streams, seen))
+
+
+def test_decoder_of_another_alphabet(processor, live_model):
+    """Said when the stream is made, not when audio comes."""
+    decoder = CTCBeamSearchDecoder(AutoTokenizer.from_pretrained("tokenizer/mandarin"))
+    with pytest.raises(ValueError, match="an alphabet of 5019 symbols, but the model has 29"):
+        DeepSpeech2Stream(live_model, processor, decoder)
+    with pytest.raises(ValueError, match="an alphabet of 5019 symbols"):
+        transcribe(live_model.model, processor, np.zeros(0, np.float32), decoder)
 
 
 def test_stream_that_is_finished(processor, live_model):

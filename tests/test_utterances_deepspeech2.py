@@ -102,6 +102,23 @@ def test_stable_text_only_grows(name, seed, certainty):
         assert all((text + " ").startswith(stable + " ") for stable in grown if stable)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_stable_text_only_grows_where_speech_is_cut(seed, tmp_path):
+    """With a language model, too, which may prefer other words as soon as an utterance ends."""
+    vocabulary = "a as sat at i it hi bit bat vat".split()  # noqa: SIM905
+    words = "".join(f"{-1 - index / 5:.1f}\t{word}\n" for index, word in enumerate(vocabulary))
+    (tmp_path / "lm.arpa").write_text(f"\\data\\\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\n-1\t</s>\n{words}\n\\end\\\n")
+    decoder = CTCBeamSearchDecoder(TOKENIZERS["english"], tmp_path / "lm.arpa", 2.0, 1.0, beam_width=8)
+    logits = speech(decoder.tokenizer, seed, 8)[0] / 4
+    utterances, heard, before = UtteranceDecoder(decoder, FRAME, 1.0, longest_utterance=2.0), "", ""
+    for piece in pieces(logits, [3]):
+        heard += "".join(utterance.text + "|" for utterance in utterances.feed(piece))
+        stable = heard + utterances.text.stable
+        assert stable.replace("|", " ").startswith(before.replace("|", " "))
+        before = stable
+    assert heard.count("|") >= 2
+
+
 @pytest.mark.parametrize("name", ["greedy", "beam"])
 def test_long_speech_is_cut_between_words(name):
     """Speech without a pause is cut at a word's end, so that no symbol is lost, and memory is bounded."""

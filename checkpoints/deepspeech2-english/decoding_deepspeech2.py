@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,15 @@ def spell(
         confidence = float(np.exp(np.mean([np.log(max(span.confidence, 1e-300)) for span in spans])))
         words.append(Span(word["word"], spans[0].start, spans[-1].end, min(1.0, confidence)))
     return "".join(character.text for character in characters), words, characters
+
+
+def check_alphabet(decoder: Any, vocab_size: int) -> None:
+    """Stops before any audio is read: ValueError where the model has other symbols than the decoder, if there is one."""
+    if decoder is not None and vocab_size != len(decoder.tokenizer):
+        raise ValueError(
+            f"The decoder was made for an alphabet of {len(decoder.tokenizer)} symbols, but the model has {vocab_size}: "
+            "make it with the tokenizer of the model."
+        )
 
 
 class GreedyDecoder:
@@ -228,7 +238,9 @@ def _wrapped(numbers: Iterable[int]) -> np.ndarray:
 
 
 def _check_alphabet(spelled: int, words: int, own: set[str], vocabulary: list[str]) -> None:
-    if spelled < words / 2 or not spelled:
+    if not words:
+        raise LanguageModelError("The language model has no words: build it from a text.")
+    if spelled < words / 2:
         other = sorted({character for word in vocabulary[3:] for character in word} - own)
         raise LanguageModelError(
             f"The language model is of another alphabet: the tokenizer spells {spelled:,} of its {words:,} words, and lacks "
@@ -271,18 +283,11 @@ class CTCBeamSearchDecoder:
         beam_threshold: float = 15.0,
         unknown_word_score: float = -10.0,
     ):
-        for name, value in (("alpha", alpha), ("beta", beta)):
-            if not 0 <= value < np.inf:
-                raise ValueError(f"{name}: found {value}, expected a number of at least 0.")
-        for name, value in (("beam_width", beam_width), ("cutoff_top_n", cutoff_top_n)):
-            if value < 1 or value != int(value):
-                raise ValueError(f"{name}: found {value}, expected an integer of at least 1.")
-        if not 0 < cutoff_probability <= 1:
-            raise ValueError(f"cutoff_probability: found {cutoff_probability}, expected a number above 0 and at most 1.")
-        if not beam_threshold > 0:
-            raise ValueError(f"beam_threshold: found {beam_threshold}, expected a number above 0.")
-        if not -np.inf < unknown_word_score <= 0:
-            raise ValueError(f"unknown_word_score: found {unknown_word_score}, expected a number of at most 0.")
+        given = locals()
+        for name, (is_right, expected) in SETTINGS.items():
+            value = given[name]
+            if not isinstance(value, Real) or isinstance(value, bool) or not is_right(value):
+                raise ValueError(f"{name}: found {value!r}, expected {expected}.")
         self.tokenizer = tokenizer
         self.alpha, self.beta = float(alpha), float(beta)
         self.beam_width = int(beam_width)
@@ -294,6 +299,11 @@ class CTCBeamSearchDecoder:
         self.words: _Words | None = None
         self._numbers: np.ndarray | None = None
         if self.model is not None and self.model.unit == "word":
+            if getattr(tokenizer, "language", None) == "zh":
+                raise LanguageModelError(
+                    f"The language model {language_model} is one of words, but Mandarin is decoded by character: build it "
+                    "with the tokenizer of the model."
+                )
             self.words = _Words(tokenizer, self.model, self.unknown_word_score)
         elif self.model is not None:
             index = {word: number for number, word in enumerate(self.model.words)}
@@ -539,8 +549,8 @@ class CTCBeamSearchDecoder:
 
     def hypotheses(self, beam: Beam, seconds_per_frame: float, n_best: int = 1, is_final: bool = True) -> list[Hypothesis]:
         """The best hypotheses so far, best first; `is_final`: the last word and the end of the sentence count, too."""
-        if n_best < 1:
-            raise ValueError(f"n_best: found {n_best}, expected at least 1.")
+        if n_best < 1 or n_best % 1:
+            raise ValueError(f"n_best: found {n_best}, expected an integer of at least 1.")
         log_probs = np.concatenate(beam.log_probs or [np.zeros((0, len(self.tokenizer)))])
         order, acoustic, lm, score = self._ranking(beam, is_final)
         found: dict[str, Hypothesis] = {}
@@ -574,8 +584,8 @@ class CTCBeamSearchDecoder:
         folder.mkdir(parents=True, exist_ok=True)
         settings = {name: getattr(self, name) for name in SETTINGS}
         if self.language_model_file is not None:
-            suffixes = self.language_model_file.name.partition(".")[2]
-            name = "language_model." + suffixes if suffixes.startswith("arpa") else LANGUAGE_MODEL
+            kind = self.language_model_file.suffix
+            name = LANGUAGE_MODEL if kind == ".safetensors" else "language_model.arpa" + kind * (kind in (".gz", ".xz"))
             settings["language_model"] = name
             if (folder / name).resolve() != self.language_model_file.resolve():
                 shutil.copyfile(self.language_model_file, folder / name)
@@ -599,7 +609,15 @@ class CTCBeamSearchDecoder:
         file = _cached(name, DECODER_CONFIG, revision)
         if file is None:
             raise LanguageModelError(f"There is no decoder in {name}: it has no {DECODER_CONFIG}.")
-        content = json.loads(Path(file).read_text(encoding="utf-8")) | settings
+        try:
+            content = dict(json.loads(Path(file).read_text(encoding="utf-8"))) | settings
+        except (ValueError, TypeError) as error:
+            raise LanguageModelError(f"{DECODER_CONFIG} of {name} is damaged ({error}): tune the decoder again.") from error
+        unknown = content.keys() - SETTINGS.keys() - {"language_model"}
+        if unknown:
+            raise LanguageModelError(
+                f"{DECODER_CONFIG} of {name} has no setting {min(unknown)!r}; there are {', '.join(SETTINGS)}."
+            )
         if content.get("language_model") is not None and "language_model" not in settings:
             model = _cached(name, content["language_model"], revision)
             if model is None:
@@ -612,7 +630,17 @@ class CTCBeamSearchDecoder:
         return cls(tokenizer, **content)
 
 
-SETTINGS = ("alpha", "beta", "beam_width", "cutoff_probability", "cutoff_top_n", "beam_threshold", "unknown_word_score")
+_AT_LEAST_0 = (lambda value: 0 <= value < np.inf, "a number of at least 0")
+_FROM_1_ON = (lambda value: value >= 1 and value % 1 == 0, "an integer of at least 1")
+SETTINGS = {  # name -> whether a number is right, and what is
+    "alpha": _AT_LEAST_0,
+    "beta": _AT_LEAST_0,
+    "beam_width": _FROM_1_ON,
+    "cutoff_probability": (lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+    "cutoff_top_n": _FROM_1_ON,
+    "beam_threshold": (lambda value: value > 0, "a number above 0"),
+    "unknown_word_score": (lambda value: -np.inf < value <= 0, "a number of at most 0"),
+}
 DECODER_CONFIG = "decoder_config.json"
 LANGUAGE_MODEL = "language_model.safetensors"
 

@@ -7,6 +7,7 @@ context, their words, probabilities and back-off weights in half precision. `tra
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,21 +183,21 @@ class NGramModel:
                     raise LanguageModelError(f"{file} holds tensors, but no n-gram language model.")
                 facts = json.loads(content.metadata()[_METADATA])
                 arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+            words = bytes(arrays["words"]).decode().split("\n")
+            orders = []
+            for number in range(1, facts["order"] + 1):
+                log_probs = arrays[f"{number}.log_probs"].astype(np.float64)
+                if number == 1:
+                    contexts, own = np.zeros(len(words), np.int64), np.arange(len(words))
+                else:
+                    followers = arrays[f"{number}.followers"]
+                    contexts, own = np.repeat(np.arange(len(followers)), followers), arrays[f"{number}.words"]
+                orders.append(Order(contexts, own.astype(np.int64), log_probs, np.zeros(len(own))))
+            for number in range(1, len(orders)):
+                backoffs, kept = arrays[f"{number}.backoffs"], orders[number - 1].backoffs
+                kept[slice(None) if len(backoffs) == len(kept) else _has_followers(orders, number)] = backoffs
+        except (SafetensorError, KeyError) as error:
             raise LanguageModelError(f"{file} is damaged or no language model: {error}.") from error
-        words = bytes(arrays["words"]).decode().split("\n")
-        orders = []
-        for number in range(1, facts["order"] + 1):
-            log_probs = arrays[f"{number}.log_probs"].astype(np.float64)
-            if number == 1:
-                contexts, own = np.zeros(len(words), np.int64), np.arange(len(words))
-            else:
-                followers = arrays[f"{number}.followers"]
-                contexts, own = np.repeat(np.arange(len(followers)), followers), arrays[f"{number}.words"]
-            orders.append(Order(contexts, own.astype(np.int64), log_probs, np.zeros(len(own))))
-        for number in range(1, len(orders)):
-            backoffs, kept = arrays[f"{number}.backoffs"], orders[number - 1].backoffs
-            kept[slice(None) if len(backoffs) == len(kept) else _has_followers(orders, number)] = backoffs
         return cls(words, orders, facts["unit"])
 
     @classmethod
@@ -205,7 +206,7 @@ class NGramModel:
             with _OPENERS.get(file.suffix, open)(file, "rt", encoding="utf-8") as lines:
                 sections = _arpa_sections(lines)
                 words, orders = _from_arpa(sections, file)
-        except (UnicodeDecodeError, EOFError, OSError, lzma.LZMAError) as error:
+        except (UnicodeDecodeError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
             raise LanguageModelError(
                 f"{file} is neither an ARPA file nor a model that this package saved ({error}); KenLM's binaries cannot be "
                 f"read, the ARPA files that they were made of can."

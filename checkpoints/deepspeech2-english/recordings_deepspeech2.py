@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from .audio import read_audio_blocks, to_mono
-from .decoding_deepspeech2 import GreedyDecoder, Hypothesis
+from .decoding_deepspeech2 import GreedyDecoder, Hypothesis, check_alphabet
 from .streaming_deepspeech2 import StreamingFeatures, StreamingModel
-from .utterances_deepspeech2 import UtteranceDecoder
+from .utterances_deepspeech2 import LONGEST_UTTERANCE, UtteranceDecoder
 
 
 BLOCK_SECONDS = 20.0  # of a state that is carried
@@ -107,7 +107,7 @@ def transcribe(
     audio: str | os.PathLike | bytes | np.ndarray | Iterable[np.ndarray],
     decoder: Any = None,
     end_of_utterance: float = 0.8,
-    longest_utterance: float = 30.0,
+    longest_utterance: float = LONGEST_UTTERANCE,
     hotwords: dict[str, float] | None = None,
 ) -> Iterator[Hypothesis]:
     """Transcribes a recording of any length, utterance by utterance, in bounded memory.
@@ -125,12 +125,18 @@ def transcribe(
         Utterances with their words, times in seconds from the beginning of the recording.
 
     Raises:
-        AudioError: audio that cannot be read.
+        ValueError: a decoder of another alphabet, or times and hot words that [`DeepSpeech2Stream`] would not take.
+        AudioError: on reading, audio that cannot be read.
     """
+    check_alphabet(decoder, model.config.vocab_size)
     seconds_per_frame = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
     utterances = UtteranceDecoder(
         decoder or GreedyDecoder(processor.tokenizer), seconds_per_frame, end_of_utterance, longest_utterance, hotwords
     )
-    for logits in recording_logits(model, processor.feature_extractor, audio):
-        yield from utterances.feed(logits)
-    yield from utterances.finish()
+
+    def heard() -> Iterator[Hypothesis]:  # settings are checked above, not when the first utterance is asked for
+        for logits in recording_logits(model, processor.feature_extractor, audio):
+            yield from utterances.feed(logits)
+        yield from utterances.finish()
+
+    return heard()

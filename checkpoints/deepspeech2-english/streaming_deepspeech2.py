@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder, Hypothesis
+from .decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder, Hypothesis, check_alphabet
 from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor, mono
 from .modeling_deepspeech2 import DeepSpeech2ForCTC
-from .utterances_deepspeech2 import LiveText, UtteranceDecoder
+from .utterances_deepspeech2 import LONGEST_UTTERANCE, LiveText, UtteranceDecoder
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,12 @@ class DeepSpeech2Stream:
         processor: the [`DeepSpeech2Processor`] beside it.
         decoder: a [`CTCBeamSearchDecoder`]; None: the best path.
         end_of_utterance: seconds without a symbol that end an utterance.
-        longest_utterance: seconds after which one is cut at its longest pause.
+        longest_utterance: seconds; in its second half ever shorter pauses between two words end an utterance.
         hotwords: word or phrase -> weight, see [`CTCBeamSearchDecoder.decode`].
 
     Raises:
-        ValueError: the model is bidirectional, or its features are normalised by the utterance.
+        ValueError: the model is bidirectional, its features are normalised by the utterance, or the decoder is of another
+            alphabet.
     """
 
     def __init__(
@@ -237,12 +238,13 @@ class DeepSpeech2Stream:
         processor: Any,
         decoder: CTCBeamSearchDecoder | None = None,
         end_of_utterance: float = 0.8,
-        longest_utterance: float = 30.0,
+        longest_utterance: float = LONGEST_UTTERANCE,
         hotwords: dict[str, float] | None = None,
     ):
         self.model = model if isinstance(model, StreamingModel) else StreamingModel(model)
         self.features = StreamingFeatures(processor.feature_extractor)
         config = self.model.model.config
+        check_alphabet(decoder, config.vocab_size)
         self.utterances = UtteranceDecoder(
             decoder or GreedyDecoder(processor.tokenizer),
             config.inputs_to_logits_ratio / config.sampling_rate,
@@ -305,10 +307,17 @@ def feed_streams(streams: list[DeepSpeech2Stream], pieces: list[np.ndarray | Ten
 
     Returns:
         For each stream the utterances that ended.
+
+    Raises:
+        ValueError: a stream that is finished, a piece that is no audio, another number of pieces than of streams; no stream
+            has moved on then.
     """
+    if len(streams) != len(pieces):
+        raise ValueError(f"pieces: found {len(pieces)}, expected one for each of the {len(streams)} streams.")
     for stream in streams:
         stream._check()
-    features = [stream.features(samples) for stream, samples in zip(streams, pieces, strict=True)]
+    samples = [mono(piece) for piece in pieces]
+    features = [stream.features(piece) for stream, piece in zip(streams, samples)]
     ended: list[list[Hypothesis]] = [[] for _ in streams]
     while True:
         groups: dict[tuple, list[int]] = {}

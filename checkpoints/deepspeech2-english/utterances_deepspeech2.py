@@ -17,6 +17,7 @@ from .decoding_deepspeech2 import GreedyDecoder, Hypothesis, Span
 from .tokenization_deepspeech2 import _CJK
 
 
+LONGEST_UTTERANCE = 30.0  # seconds
 _WHOLE_WORDS = re.compile(rf".*(?: |[{_CJK}])")
 
 
@@ -37,7 +38,8 @@ class UtteranceDecoder:
         decoder: a [`GreedyDecoder`] or a [`CTCBeamSearchDecoder`].
         seconds_per_frame: of the logits.
         end_of_utterance: seconds without a symbol that end an utterance.
-        longest_utterance: seconds after which one is cut at its longest pause, so that work and memory stay bounded.
+        longest_utterance: seconds, so that work and memory stay bounded: in its second half ever shorter pauses between
+            two words end an utterance.
         hotwords: see [`CTCBeamSearchDecoder.decode`].
 
     Raises:
@@ -49,7 +51,7 @@ class UtteranceDecoder:
         decoder: Any,
         seconds_per_frame: float,
         end_of_utterance: float = 0.8,
-        longest_utterance: float = 30.0,
+        longest_utterance: float = LONGEST_UTTERANCE,
         hotwords: dict[str, float] | None = None,
     ):
         if not 0 < end_of_utterance < longest_utterance:
@@ -75,6 +77,7 @@ class UtteranceDecoder:
         self.symbols: list[int] = []  # the best one of each frame
         self.length = 0  # frames, of which at most a pause's length before the first symbol
         self.silence = 0  # frames without a symbol at its end
+        self.is_between_words = False  # some of these say that a word is over
         self.is_spoken = False  # some frame has a symbol
         self.beam: Any = None
 
@@ -89,7 +92,7 @@ class UtteranceDecoder:
         while (end := self._find_end(symbols[taken:])) is not None:
             self._take(logits[taken : taken + end], symbols[taken : taken + end])
             taken += end
-            ended += self._end() if self.silence == self.pause else self._cut()
+            ended += self._end()
         self._take(logits[taken:], symbols[taken:])
         return ended
 
@@ -119,11 +122,19 @@ class UtteranceDecoder:
         for index, symbol in enumerate(symbols):
             is_silent = symbol in (self.blank, self.delimiter)
             self.silence = self.silence + 1 if is_silent else 0
+            self.is_between_words = is_silent and (self.is_between_words or symbol == self.delimiter or not self.between)
             self.is_spoken = self.is_spoken or not is_silent
             self.length = self.length + 1 if self.is_spoken else min(self.length + 1, self.pause)
-            if self.is_spoken and (self.silence == self.pause or self.length == self.longest):
+            if self.is_spoken and self._is_over():
                 return index + 1
         return None
+
+    def _is_over(self) -> bool:
+        if self.silence == self.pause or self.length == self.longest:
+            return True
+        # Never back to an earlier pause: a text that was called stable then might not be the best one any more.
+        enough = 2 * (1 - self.length / self.longest) * self.pause  # less than a pause in the second half
+        return self.is_between_words and self.silence >= enough
 
     def _take(self, logits: Tensor, symbols: list[int]) -> None:
         """Frames that are counted already."""
@@ -147,24 +158,6 @@ class UtteranceDecoder:
         found = [shifted(one, self.first_frame * self.seconds_per_frame) for one in found if one.text]
         self._begin(self.first_frame + self.length)
         return found
-
-    def _cut(self) -> list[Hypothesis]:
-        """Ends an utterance that is too long at the longest pause in its second half, between two words if it can be."""
-        logits, first, cut = torch.cat(self.pieces), self.first_frame, self._place_to_cut()
-        self._begin(first)
-        self._find_end(logits[:cut].argmax(1).tolist())
-        self._take(logits[:cut], logits[:cut].argmax(1).tolist())
-        return self._end() + self.feed(logits[cut:])
-
-    def _place_to_cut(self) -> int:
-        """Behind the best pause: one with a word's end first, then the longest."""
-        best, best_place, run = (False, 0), len(self.symbols), []
-        for frame in range(len(self.symbols) // 2, len(self.symbols)):
-            symbol = self.symbols[frame]
-            run = [*run, symbol] if symbol in (self.blank, self.delimiter) else []
-            if run and (self.delimiter in run, len(run)) > best:
-                best, best_place = (self.delimiter in run, len(run)), frame + 1
-        return best_place
 
     def _spell(self, labels: list[int]) -> str:
         """As [`spell`](decoding_deepspeech2.py) writes them, with the space behind the last word."""
