@@ -5,6 +5,7 @@ The language model is a 5-gram of a million words drawn from a random process wi
 """
 
 import itertools
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,7 +97,9 @@ def labels_of(tokenizer: DeepSpeech2CTCTokenizer) -> list[str]:
 def rivals(tokenizer: DeepSpeech2CTCTokenizer, arpa: Path, words: list[str]) -> dict[str, Callable[[np.ndarray], object]]:
     found = {}
     for name, library in (("ctc-beam-decoder", ctc_beam_decoder), ("pyctcdecode", pyctcdecode)):
-        if library is not None:
+        if library is None:
+            print(f"{name} is not installed, so it is left out.", file=sys.stderr)
+        else:
             decoder = library.build_ctcdecoder(labels_of(tokenizer), str(arpa), unigrams=words, alpha=ALPHA, beta=BETA)
             found[name] = lambda log_probs, decoder=decoder: decoder.decode_beams(log_probs, beam_width=WIDTH)
     return found

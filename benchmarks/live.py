@@ -3,8 +3,9 @@
     python -m benchmarks.live --model runs/live          # a unidirectional model; the bundled English test clips, one core
     python -m benchmarks.live --model runs/live --lm     # with the decoder in its folder, too
 
-The first word is late by what the model looks ahead and by what it hesitates; the time to compute comes on top. Sound begins
-where a clip's power first reaches a thousandth of its largest. Many streams go through the model in one batch.
+Whatever the pieces, a stream has to give the logits and the text of one pass. The first word is late by what the model looks
+ahead and by what it hesitates; the time to compute comes on top. Sound begins where a clip's power first reaches a
+thousandth of its largest. Many streams go through the model in one batch.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from benchmarks.recordings import RATE, read_clips
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor, DeepSpeech2Stream
 from modeling_deepspeech2.recordings_deepspeech2 import transcribe
-from modeling_deepspeech2.streaming_deepspeech2 import StreamingModel, feed_streams
+from modeling_deepspeech2.streaming_deepspeech2 import StreamingFeatures, StreamingModel, feed_streams
 
 
 PIECE = RATE // 10
@@ -28,6 +29,28 @@ def onset(waveform: np.ndarray) -> float:
     """Seconds before the sound begins."""
     power = np.convolve(waveform**2, np.ones(320) / 320, "same")
     return float(np.argmax(power > 1e-3 * power.max())) / RATE
+
+
+def random_pieces(waveform: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Of one sample to a second and a half."""
+    sizes = np.exp(rng.uniform(0, np.log(1.5 * RATE), len(waveform))).astype(int) + 1
+    return np.split(waveform, np.cumsum(sizes)[: np.searchsorted(np.cumsum(sizes), len(waveform))])
+
+
+def exactness(model: StreamingModel, processor: DeepSpeech2Processor, clips: list[np.ndarray]) -> float:
+    """The largest difference between a stream's logits and those of one pass, as a share of the largest logit."""
+    rng, differences, largest = np.random.default_rng(0), [], []
+    for clip in tqdm(clips, desc="logits", leave=False):
+        features, state, found = StreamingFeatures(processor.feature_extractor), model.start(), []
+        pieces = random_pieces(clip, rng)
+        for number, piece in enumerate(pieces, 1):
+            logits, state = model.step(features(piece, number == len(pieces))[None], state, number == len(pieces))
+            found.append(logits[0])
+        with torch.inference_mode():
+            expected = model.model(**processor(clip, sampling_rate=RATE, return_tensors="pt")).logits[0]
+        differences.append(float((torch.cat(found) - expected).abs().max()))
+        largest.append(float(expected.abs().max()))
+    return max(differences) / max(largest)
 
 
 def quantiles(seconds: list[float]) -> str:
@@ -49,24 +72,39 @@ def main() -> None:
     clips = [waveform for waveform, _ in read_clips("english")[: arguments.clips]]
 
     print("| what | figure |\n| --- | ---: |")
+    difference = exactness(model, processor, clips)
+    print(f"| logits of {len(clips)} clips in random pieces: difference to one pass, of the largest | {difference:.1e} |")
+    rng = np.random.default_rng(1)
     for name, decoder in decoders.items():
-        first, taken, same = [], [], 0
+        first, first_word, taken, same = [], [], [], 0
         for clip in tqdm(clips, desc=name, leave=False):
-            stream, seen, heard = DeepSpeech2Stream(model, processor, decoder), False, []
+            stream, seen, seen_word = DeepSpeech2Stream(model, processor, decoder), False, False
             for start in range(0, len(clip), PIECE):
                 begin = time.perf_counter()
-                heard += stream.feed(clip[start : start + PIECE])
-                stable, tentative = stream.text
+                stream.feed(clip[start : start + PIECE])
+                text = str(stream.text)
                 taken.append(time.perf_counter() - begin)
-                if not seen and stable + tentative:
+                late = min(start + PIECE, len(clip)) / RATE + taken[-1] - onset(clip)
+                if not seen and text:
                     seen = True
-                    first.append(min(start + PIECE, len(clip)) / RATE + taken[-1] - onset(clip))
+                    first.append(late)
+                if not seen_word and " " in text:  # the next one has begun
+                    seen_word = True
+                    first_word.append(late)
             stream.finish()
+            in_pieces = DeepSpeech2Stream(model, processor, decoder)
+            for piece in random_pieces(clip, rng):
+                in_pieces.feed(piece)
+            in_pieces.finish()
             offline = [one.text for one in transcribe(model.model, processor, clip, decoder)]
-            same += stream.text.stable == " ".join(offline)
+            same += stream.text.stable == in_pieces.text.stable == " ".join(offline)
         print(f"| {name}: first letters seen after the sound begins | {quantiles(first)} |")
+        print(f"| {name}: first word is complete after the sound begins | {quantiles(first_word)} |")
         print(f"| {name}: a piece of 100 ms | {quantiles(taken)} |")
-        print(f"| {name}: text is that of `transcribe` | {same} of {len(clips)} clips |", flush=True)
+        print(
+            f"| {name}: text in pieces of 100 ms and at random is that of `transcribe` | {same} of {len(clips)} clips |",
+            flush=True,
+        )
 
     for number in (1, 8, 32):
         streams = [DeepSpeech2Stream(model, processor) for _ in range(number)]

@@ -22,7 +22,7 @@ from transformers import (
     pipeline,
 )
 
-from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Pipeline, DeepSpeech2Processor
+from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Pipeline, DeepSpeech2Processor
 
 
 REPOSITORY = Path(__file__).parent.parent
@@ -204,7 +204,10 @@ def test_released_folder_is_small_and_hears_the_same(tiny_model_with_decoder, wa
     as_stranger(str(tmp_path / "released"), waveform, tmp_path, os.environ | {"HF_HOME": str(tmp_path / "home")})
 
 
-@pytest.mark.parametrize("folder", sorted((REPOSITORY / "checkpoints").iterdir()), ids=lambda folder: folder.name)
+CHECKPOINTS = sorted((REPOSITORY / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda folder: folder.name)
 def test_checkpoints_of_this_repository_stand_as_on_the_hub(folder, waveform, tmp_path):
     """Their code is this package's; `python -m modeling_deepspeech2.training.publishing` writes it anew."""
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 25e6
@@ -213,3 +216,16 @@ def test_checkpoints_of_this_repository_stand_as_on_the_hub(folder, waveform, tm
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     heard = as_stranger(str(folder), waveform, tmp_path, environment)["heard"]
     assert heard["text"] and all("confidence" in chunk for chunk in heard["chunks"])  # by the decoder beside the model
+
+
+@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda folder: folder.name)
+def test_language_model_of_a_checkpoint_without_weight_changes_nothing(folder, clips):
+    """A trained model's own logits: alpha = beta = 0 is the beam search without a language model."""
+    model, processor = DeepSpeech2ForCTC.from_pretrained(folder).eval(), DeepSpeech2Processor.from_pretrained(folder)
+    decoder = CTCBeamSearchDecoder.from_pretrained(folder, processor.tokenizer, alpha=0, beta=0)
+    plain = CTCBeamSearchDecoder(processor.tokenizer, None, 0, 0)
+    for clip in clips:
+        with torch.inference_mode():
+            logits = model(**processor(clip.waveform, sampling_rate=16_000, return_tensors="pt")).logits[0]
+        (found,), (expected,) = decoder.decode(logits, 0.03), plain.decode(logits, 0.03)
+        assert found.text == expected.text and found.score == pytest.approx(expected.score, abs=1e-6)
