@@ -1,0 +1,364 @@
+"""Deep Speech 2: spectrogram -> convolutions -> batch-normalised recurrent layers -> (row convolution) -> CTC.
+
+In come log power spectrograms with a mask, out go logits over characters for every `config.time_stride` frames. Whatever
+stands in the padding is never read; padded output frames say "blank".
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .batch_norm import SpeechBatchNorm, SumOverRanks
+from .batch_norm_rnn import BatchNormRNN, FoldedRNN
+from .configuration_deepspeech2 import DeepSpeech2Config
+from .packed_frames import PackedFrames
+
+
+logger = logging.get_logger(__name__)
+
+# Logit of every symbol but the blank in a padded frame: finite in half precision, and a probability of zero.
+IMPOSSIBLE = -1e4
+
+
+def make_norm(config: DeepSpeech2Config, num_features: int) -> SpeechBatchNorm | None:
+    return None if config.batch_norm == "off" else SpeechBatchNorm(num_features, momentum=config.batch_norm_momentum)
+
+
+def convolve_phases(inputs: Tensor, conv: nn.Conv2d) -> Tensor:
+    """`conv`, its strides turned into channels: the same sums, with a faster backward pass on a CPU.
+
+    With stride s, the s phases of the inputs and of the kernel (filled up with zeros to a multiple of s) become channels of
+    a convolution with stride 1; oneDNN's gradient of strided kernels is slow.
+    """
+    phases = []
+    for tensor, is_kernel in ((inputs, False), (conv.weight, True)):
+        padding = []
+        for axis in (3, 2):
+            size, stride = conv.kernel_size[axis - 2], conv.stride[axis - 2]
+            before = 0 if is_kernel else conv.padding[axis - 2]
+            outputs = 1 if is_kernel else (inputs.shape[axis] + 2 * before - size) // stride + 1
+            needed = (outputs - 1 + -(-size // stride)) * stride
+            padding += [before, needed - before - tensor.shape[axis]]
+        tensor = F.pad(tensor, padding).unflatten(3, (-1, conv.stride[1])).unflatten(2, (-1, conv.stride[0]))
+        tensor = tensor.permute(0, 2, 4, 3, 5, 1).flatten(3)  # the phases of a place together, then its channels
+        phases.append(tensor.permute(0, 3, 1, 2))
+    return F.conv2d(*phases, conv.bias)
+
+
+class DeepSpeech2ConvolutionLayer(nn.Module):
+    """Convolution over (time, frequency), BatchNorm over the valid frames, clipped ReLU (sections 3.2 and 3.5)."""
+
+    def __init__(self, config: DeepSpeech2Config, index: int, in_channels: int):
+        super().__init__()
+        kernel, stride = config.conv_kernel_sizes[index], config.conv_strides[index]
+        frequency, time = (0, 1) if config.conv_type == "2d" else (None, 1)
+        kernel_size = (kernel[time], 1 if frequency is None else kernel[frequency])
+        self.clip = config.activation_clip
+        self.conv = nn.Conv2d(
+            in_channels,
+            config.conv_channels[index],
+            kernel_size=kernel_size,
+            stride=(stride[time], 1 if frequency is None else stride[frequency]),
+            padding=(kernel_size[0] // 2, kernel_size[1] // 2),
+            bias=config.batch_norm == "off",
+        )
+        self.norm = make_norm(config, config.conv_channels[index])
+
+    def output_length(self, length: Tensor | int) -> Tensor | int:
+        """Frames after the layer: ⌈length / stride⌉, and none from none."""
+        return (length + self.conv.stride[0] - 1) // self.conv.stride[0]
+
+    def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, PackedFrames]:
+        """(batch, channels, time, frequency), zero in the padding -> the same kind of tensor, and its frames"""
+        in_phases = self.training and hidden_states.device.type == "cpu" and max(self.conv.stride) > 1
+        outputs = convolve_phases(hidden_states, self.conv) if in_phases else self.conv(hidden_states)
+        outputs = outputs.permute(0, 2, 3, 1)  # a frame's values together: frames become rows
+        frames = PackedFrames(self.output_length(lengths), outputs.shape[1])
+        rows = frames.pack(outputs)
+        if self.norm is not None:
+            rows = self.norm(rows.flatten(0, 1)).view(rows.shape).to(rows.dtype)
+        rows = F.hardtanh(rows, 0.0, float(self.clip))
+        return frames.unpack(rows).permute(0, 3, 1, 2), frames
+
+
+class DeepSpeech2RecurrentLayer(GradientCheckpointingLayer):
+    """h_t = f(BN(W·x_t) + U·h_{t-1}) in one or both directions, then dropout."""
+
+    def __init__(self, config: DeepSpeech2Config, input_size: int):
+        super().__init__()
+        self.rnn = BatchNormRNN(
+            input_size,
+            config.hidden_size,
+            rnn_type=config.rnn_type,
+            bidirectional=config.bidirectional,
+            share_input_weights=config.share_input_weights,
+            batch_norm=config.batch_norm,
+            momentum=config.batch_norm_momentum,
+            activation_clip=float(config.activation_clip) if config.hidden_act == "clipped_relu" else None,
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    @property
+    def is_folded(self) -> bool:
+        return isinstance(self.rnn, FoldedRNN)
+
+    def forward(self, hidden_states: Tensor, frames: PackedFrames) -> Tensor:
+        return self.dropout(self.rnn(hidden_states, frames))
+
+
+class DeepSpeech2RowConvolution(nn.Module):
+    """r_{t,i} = Σ_j W_{i,j} · h_{t+j,i} for j = 0 … lookahead (section 3.7)."""
+
+    def __init__(self, config: DeepSpeech2Config):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.hidden_size, 1, config.lookahead + 1))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(batch, time, hidden), zero in the padding -> the same shape"""
+        ahead = F.pad(hidden_states.transpose(1, 2), (0, self.weight.shape[2] - 1))
+        return F.conv1d(ahead, self.weight.to(ahead.dtype), groups=len(self.weight)).transpose(1, 2)
+
+
+class DeepSpeech2FullyConnectedLayer(nn.Module):
+    """Linear layer, BatchNorm over the valid frames, clipped ReLU; acts on packed rows."""
+
+    def __init__(self, config: DeepSpeech2Config):
+        super().__init__()
+        self.clip = config.activation_clip
+        self.linear = nn.Linear(config.hidden_size, config.hidden_size, bias=config.batch_norm == "off")
+        self.norm = make_norm(config, config.hidden_size)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        rows = self.linear(rows)
+        if self.norm is not None:
+            rows = self.norm(rows).to(rows.dtype)
+        return F.hardtanh(rows, 0.0, float(self.clip))
+
+
+class DeepSpeech2PreTrainedModel(PreTrainedModel):
+    config_class = DeepSpeech2Config
+    base_model_prefix = "deepspeech2"
+    main_input_name = "input_features"
+    input_modalities = "audio"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DeepSpeech2RecurrentLayer"]
+    _can_record_outputs = {"hidden_states": DeepSpeech2RecurrentLayer}
+
+    def __init__(self, config: DeepSpeech2Config):
+        super().__init__(config)
+        # A model loaded in half precision keeps its statistics in float32.
+        self._keep_in_fp32_modules_strict = [] if config.batch_norm == "off" else ["norm"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            init.kaiming_uniform_(module.weight, nonlinearity="relu")
+        elif isinstance(module, DeepSpeech2RowConvolution):
+            # It starts as the identity: the present frame only.
+            init.zeros_(module.weight)
+            init.ones_(module.weight[..., 0])
+        elif isinstance(module, (SpeechBatchNorm, BatchNormRNN)):
+            module.reset_parameters()
+
+    def fold_batch_norm(self) -> "DeepSpeech2PreTrainedModel":
+        """A copy for inference alone: every BatchNorm's running averages are folded into the weights before it.
+
+        Same outputs but for rounding, less work, and layers that can be quantised. It is not for saving: save the model.
+
+        >>> fast = model.fold_batch_norm()
+        >>> small = torch.ao.quantization.quantize_dynamic(fast, {nn.Linear, nn.GRU, nn.LSTM})  # int8
+        >>> half = fast.to(torch.bfloat16)
+        """
+        model = copy.deepcopy(self).eval().requires_grad_(False)
+        for module in list(model.modules()):
+            if isinstance(module, DeepSpeech2ConvolutionLayer) and module.norm is not None:
+                module.norm.fold_into(module.conv)
+                module.norm = None
+            elif isinstance(module, DeepSpeech2FullyConnectedLayer) and module.norm is not None:
+                module.norm.fold_into(module.linear)
+                module.norm = None
+            elif isinstance(module, DeepSpeech2RecurrentLayer) and not module.is_folded:
+                module.rnn = FoldedRNN(module.rnn)
+        return model
+
+    def output_lengths(self, lengths: Tensor | int) -> Tensor | int:
+        """Output frames for a number of input frames, as the convolutions' strides make it."""
+        for layer in self.base_model.convolutions:
+            lengths = layer.output_length(lengths)
+        return lengths
+
+
+class DeepSpeech2Model(DeepSpeech2PreTrainedModel):
+    """Everything below the output layer."""
+
+    def __init__(self, config: DeepSpeech2Config):
+        super().__init__(config)
+        channels, bins = (1, config.num_frequency_bins) if config.conv_type == "2d" else (config.num_frequency_bins, 1)
+        self.convolutions = nn.ModuleList()
+        for index, out_channels in enumerate(config.conv_channels):
+            layer = DeepSpeech2ConvolutionLayer(config, index, channels)
+            channels, bins = out_channels, -(-bins // layer.conv.stride[1])
+            self.convolutions.append(layer)
+        self.layers = nn.ModuleList(
+            DeepSpeech2RecurrentLayer(config, channels * bins if index == 0 else config.hidden_size)
+            for index in range(config.num_hidden_layers)
+        )
+        self.row_convolution = DeepSpeech2RowConvolution(config) if config.lookahead else None
+        self.fully_connected = DeepSpeech2FullyConnectedLayer(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, input_features: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutput:
+        r"""
+        Args:
+            input_features: log power spectrograms, shape (batch, frames, bins).
+            attention_mask: 1 for frames and 0 for the padding behind them, shape (batch, frames).
+
+        Returns:
+            `last_hidden_state` of shape (batch, output frames, hidden_size), zero in the padding.
+        """
+        lengths = frame_lengths(input_features, attention_mask)
+        valid = torch.arange(input_features.shape[1], device=lengths.device) < lengths[:, None]
+        # Not a product with the mask: 0 · NaN is NaN.
+        hidden_states = input_features.masked_fill(~valid[..., None], 0.0).to(self.dtype)
+        if self.config.conv_type == "2d":
+            hidden_states = hidden_states[:, None]
+        else:
+            hidden_states = hidden_states.transpose(1, 2)[..., None]
+        hidden_states = hidden_states.contiguous(memory_format=torch.channels_last)  # as the layers hand it on
+        for layer in self.convolutions:
+            hidden_states, frames = layer(hidden_states, lengths)
+            lengths = frames.lengths
+        hidden_states = hidden_states.permute(0, 2, 3, 1).flatten(2)
+
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, frames)
+        if self.row_convolution is not None:
+            hidden_states = self.row_convolution(hidden_states)
+        return BaseModelOutput(last_hidden_state=frames.unpack(self.fully_connected(frames.pack(hidden_states))))
+
+
+class DeepSpeech2ForCTC(DeepSpeech2PreTrainedModel):
+    """Deep Speech 2 with its output layer and the CTC loss."""
+
+    def __init__(self, config: DeepSpeech2Config):
+        super().__init__(config)
+        self.deepspeech2 = DeepSpeech2Model(config)
+        self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.group: ProcessGroup | None = None  # processes that each train some symbols of the output layer
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutput:
+        r"""
+        Args:
+            input_features: log power spectrograms, shape (batch, frames, bins).
+            attention_mask: 1 for frames and 0 for the padding behind them, shape (batch, frames).
+            labels: character ids, shape (batch, characters), -100 or the blank in the padding.
+
+        Returns:
+            `logits` of shape (batch, output frames, vocab_size); `loss`, a scalar, where there are labels.
+        """
+        outputs = self.deepspeech2(input_features, attention_mask, **kwargs)
+        logits = self._logits(outputs.last_hidden_state)
+        lengths = self.output_lengths(frame_lengths(input_features, attention_mask))
+        padding = torch.arange(logits.shape[1], device=lengths.device) >= lengths[:, None]
+        blank = F.one_hot(logits.new_tensor(self.config.pad_token_id, dtype=torch.long), logits.shape[2]).bool()
+        logits = logits.masked_fill(padding[..., None] & ~blank, IMPOSSIBLE).masked_fill(padding[..., None] & blank, 0.0)
+
+        loss = None
+        if labels is not None:
+            loss = ctc_loss(
+                logits, lengths, labels, self.config.pad_token_id,
+                self.config.ctc_loss_reduction, self.config.ctc_zero_infinity,
+            )  # fmt: skip
+        return CausalLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    def _logits(self, hidden_states: Tensor) -> Tensor:
+        if self.group is None or not self.training:
+            return self.ctc_head(hidden_states)
+        symbols, rank, size = self.config.vocab_size, self.group.rank(), self.group.size()
+        first, end = symbols * rank // size, symbols * (rank + 1) // size
+        own = F.linear(hidden_states, self.ctc_head.weight[first:end], self.ctc_head.bias[first:end])
+        (logits,) = SumOverRanks.apply(self.group, F.pad(own, (first, symbols - end)))
+        return logits
+
+
+def frame_lengths(input_features: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Valid frames of each utterance, shape (batch,)."""
+    batch_size, num_frames = input_features.shape[:2]
+    if attention_mask is None:
+        return torch.full((batch_size,), num_frames, device=input_features.device)
+    return attention_mask.long().sum(1)
+
+
+def ctc_loss(
+    logits: Tensor, lengths: Tensor, labels: Tensor, blank: int, reduction: str = "mean", zero_infinity: bool = True
+) -> Tensor:
+    """Connectionist temporal classification (section 3.1), computed in float64 on the CPU, else in float32.
+
+    torch's float32 gradient on the CPU is off by up to 2e-3; float64 costs little beside the recurrence.
+
+    Args:
+        logits: (batch, frames, symbols); `lengths`: their valid frames, (batch,).
+        labels: (batch, characters), negative or `blank` where there is none.
+        reduction: "mean" divides each cost by its number of characters and averages, "sum" adds up.
+        zero_infinity: labels that do not fit into their frames cost nothing instead of infinity; a warning names them.
+    """
+    if len(logits) == 0:  # a process that ran out of data still takes part in the backward pass
+        return logits.sum()
+    dtype = torch.float64 if logits.device.type == "cpu" else torch.float32
+    is_label = (labels >= 0) & (labels != blank)
+    # CTC needs a frame for each label, and a blank between two equal ones.
+    needed = is_label.sum(1) + (is_label[:, 1:] & (labels[:, 1:] == labels[:, :-1])).sum(1)
+    for index in (needed > lengths).nonzero().flatten().tolist():
+        logger.warning(
+            f"The labels of utterance {index} of the batch need {needed[index]} output frames, but it has {lengths[index]}: "
+            f"its CTC cost is {'left out' if zero_infinity else 'infinite'}."
+        )
+    labels, label_counts = labels[is_label], is_label.sum(1)
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        spoken, numbers = torch.cat([labels.new_tensor([blank]), labels]).unique(return_inverse=True)
+        if 2 * len(spoken) < logits.shape[-1]:  # a large alphabet, of which most is not spoken: half the time
+            logits, blank, labels = _merge_unspoken(logits, spoken), int(numbers[0]), numbers[1:]
+        return F.ctc_loss(
+            logits.log_softmax(-1, dtype=dtype).transpose(0, 1),
+            labels,
+            lengths,
+            label_counts,
+            blank=blank,
+            reduction=reduction,
+            zero_infinity=zero_infinity,
+        ).to(torch.float32 if logits.dtype != torch.float64 else torch.float64)
+
+
+def _merge_unspoken(logits: Tensor, spoken: Tensor) -> Tensor:
+    """Makes one symbol, the last, of all that no transcript of the batch has; the cost and its gradient stay the same.
+
+    (batch, frames, symbols) -> (batch, frames, spoken symbols + 1)
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    unspoken = logits.index_fill(-1, spoken, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logits.index_select(-1, spoken), unspoken], dim=-1)

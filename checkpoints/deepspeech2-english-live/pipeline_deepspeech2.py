@@ -1,0 +1,142 @@
+"""The speech recognition pipeline: any audio in, text and times out.
+
+It is transformers' own pipeline for CTC models, which reads files through ffmpeg and resamples through torchaudio; this one
+reads and resamples through soundfile and soxr, which install everywhere.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+from transformers import AutomaticSpeechRecognitionPipeline
+from transformers.pipelines.automatic_speech_recognition import rescale_stride
+
+from .audio import AudioError, read_audio, to_mono
+from .decoding_deepspeech2 import CTCBeamSearchDecoder, check_alphabet, has_decoder
+
+
+class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
+    """`pipeline("automatic-speech-recognition", model=…)` for Deep Speech 2.
+
+    Takes a path, a URL, the bytes of a file, an array at the model's rate, `{"array" or "raw": …, "sampling_rate": …}` or
+    `{"bytes": …, "path": …}` (audio of `datasets`, decoded or not), mono or not, and the arguments of
+    [`AutomaticSpeechRecognitionPipeline`]: `return_timestamps="word"` or `"char"` in seconds, `batch_size`, and
+    `chunk_length_s` with `stride_length_s` for long recordings.
+
+    Where the model's folder or repository holds a decoder (see [`CTCBeamSearchDecoder.save_pretrained`]), or one is given,
+    it takes the place of the best path. A call then takes `hotwords` (word or phrase -> weight) and `n_best` as well, the
+    chunks of `return_timestamps` have a `confidence`, and `n_best` adds the list `hypotheses` with their scores.
+
+    Args:
+        decoder: a [`CTCBeamSearchDecoder`], or the folder or repository that holds one; None: the best path in any case.
+    """
+
+    def __init__(self, model, *args, decoder: CTCBeamSearchDecoder | str | os.PathLike | None = "auto", **kwargs):
+        # Before the parent looks at `hotwords` and `n_best`; the tokenizer is there only afterwards.
+        source, revision = decoder, None
+        if isinstance(decoder, str) and decoder == "auto":
+            source, revision = model.name_or_path, getattr(model.config, "_commit_hash", None)
+            source = source if source and has_decoder(source, revision) else None
+        self.decoder = source
+        super().__init__(model, *args, **kwargs)
+        if isinstance(source, (str, os.PathLike)):
+            self.decoder = CTCBeamSearchDecoder.from_pretrained(source, self.tokenizer, revision=revision)
+        check_alphabet(self.decoder, self.model.config.vocab_size)
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        super().save_pretrained(save_directory, **kwargs)
+        if self.decoder is not None:
+            self.decoder.save_pretrained(save_directory)
+
+    def _sanitize_parameters(self, hotwords: dict[str, float] | None = None, n_best: int | None = None, **kwargs):
+        preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        asked = {name: value for name, value in (("hotwords", hotwords), ("n_best", n_best)) if value is not None}
+        if asked and self.decoder is None:
+            raise ValueError(
+                f"{' and '.join(asked)}: found without a decoder; the best path knows no such thing, so pass "
+                f"decoder=CTCBeamSearchDecoder(tokenizer), or use a model that has one in its repository."
+            )
+        if n_best is not None and n_best < 1:
+            raise ValueError(f"n_best: found {n_best}, expected at least 1.")
+        if hotwords is not None and hasattr(self.decoder, "start"):
+            self.decoder.start(hotwords)  # wrong ones end it before any audio is read
+        return preprocess, forward, postprocess | asked
+
+    def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):
+        yield from super().preprocess(self._waveform(inputs), chunk_length_s, stride_length_s)
+
+    def _forward(self, model_inputs, **kwargs) -> dict:
+        if self.decoder is None:
+            return super()._forward(model_inputs, **kwargs)
+        names = (self.model.main_input_name, "attention_mask", "stride", "is_last")
+        features, mask, stride, is_last = (model_inputs.pop(name, None) for name in names)
+        found = {"is_last": is_last, "logits": self.model(features, mask).logits}
+        if stride is not None:
+            strides = rescale_stride([stride] if isinstance(stride, tuple) else stride, 1 / self._align_to)
+            found["stride"] = strides[0] if isinstance(stride, tuple) else strides
+        return found | model_inputs
+
+    def postprocess(self, model_outputs, hotwords=None, n_best=None, return_timestamps=None, **kwargs) -> dict:
+        if self.decoder is None:
+            result = super().postprocess(model_outputs, return_timestamps=return_timestamps, **kwargs)
+            for chunk in result.get("chunks", []):  # plain numbers, which print and serialise
+                chunk["timestamp"] = tuple(float(seconds) for seconds in chunk["timestamp"])
+            return result
+        pieces, extra = [], {}
+        for output in model_outputs:
+            logits, stride = output.pop("logits")[0].float(), output.pop("stride", None)
+            output.pop("is_last", None)
+            if stride is not None:
+                frames, left, right = stride
+                logits = logits[left : frames - right]
+            pieces.append(logits.numpy())
+            for name, value in output.items():
+                extra.setdefault(name, []).append(value)
+        seconds_per_frame = self._align_to / self.feature_extractor.sampling_rate
+        found = self.decoder.decode(np.concatenate(pieces), seconds_per_frame, n_best or 1, hotwords)
+        result: dict[str, Any] = {"text": found[0].text}
+        if return_timestamps:
+            spans = found[0].words if return_timestamps == "word" else found[0].characters
+            result["chunks"] = [
+                {"text": span.text, "timestamp": (span.start, span.end), "confidence": span.confidence} for span in spans
+            ]
+        if n_best is not None:
+            scores = ("text", "acoustic_score", "lm_score", "score")
+            result["hypotheses"] = [{name: getattr(one, name) for name in scores} for one in found]
+        return result | extra
+
+    def _waveform(self, inputs) -> np.ndarray | dict:
+        """Whatever audio may come as -> samples at the model's rate, in a dict where something else comes with them."""
+        rate = self.feature_extractor.sampling_rate
+        if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
+            from huggingface_hub.utils import httpx
+
+            inputs = httpx.get(inputs, follow_redirects=True).raise_for_status().content
+        if isinstance(inputs, (bytearray, memoryview)):
+            inputs = bytes(inputs)
+        if isinstance(inputs, (str, os.PathLike, bytes)):
+            return read_audio(inputs, rate)
+        if hasattr(inputs, "get_all_samples"):  # torchcodec's decoder, which `datasets` gives
+            decoded = inputs.get_all_samples()
+            inputs = {"array": decoded.data, "sampling_rate": decoded.sample_rate}
+        if not isinstance(inputs, dict):
+            return to_mono(inputs, rate, rate)
+
+        extra = dict(inputs)
+        raw, array, content, path = (extra.pop(name, None) for name in ("raw", "array", "bytes", "path"))
+        raw = array if raw is None else raw
+        stride, declared = extra.pop("stride", None), extra.pop("sampling_rate", None)
+        if raw is not None:
+            if declared is None:
+                raise AudioError("An audio array in a dict needs its 'sampling_rate' in hertz beside it.")
+            raw = to_mono(raw, declared, rate, name="the audio array" if path is None else os.fspath(path))
+        elif content is not None or path is not None:
+            raw, declared = read_audio(content if content is not None else path, rate, name=path), rate
+        else:
+            raise AudioError(
+                "A dict with audio needs 'array' (or 'raw') and 'sampling_rate', or 'bytes' or 'path' of a file, but has "
+                f"{sorted(inputs)}."
+            )
+        if stride is not None:
+            extra["stride"] = tuple(round(samples * rate / declared) for samples in stride)
+        return {"raw": raw, "sampling_rate": rate, **extra}

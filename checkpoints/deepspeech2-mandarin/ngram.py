@@ -1,0 +1,283 @@
+"""An n-gram language model that scores many words at once: states and words in, log-probabilities and next states out.
+
+It reads ARPA files, and its own compact form, which needs no package but safetensors: for each order the n-grams sorted by
+context, their words, probabilities and back-off weights in half precision. `training/language_model.py` builds one.
+"""
+
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+
+UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"  # words 0, 1 and 2
+UNITS = ("word", "character")
+_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+_METADATA = "ngram_language_model"
+_LN10 = float(np.log(10))
+_ROOT = 0  # the state without context; the state of the unigram of word w is 1 + w
+
+
+class LanguageModelError(ValueError):
+    """A language model that cannot be used: which, and why."""
+
+
+@dataclass
+class Order:
+    """The n-grams of one order, sorted by context and word."""
+
+    contexts: np.ndarray  # where the first n-1 words stand in the order below
+    words: np.ndarray
+    log_probs: np.ndarray  # natural logarithms
+    backoffs: np.ndarray  # in most models 0 where nothing follows
+
+
+class NGramModel:
+    """A back-off n-gram model.
+
+    Args:
+        words: the vocabulary; `<unk>`, `<s>` and `</s>` first.
+        orders: from the unigrams on, all of them, in the order of `words`.
+        unit: what a word of the model is, "word" or "character" (a symbol of the tokenizer).
+    """
+
+    def __init__(self, words: list[str], orders: list[Order], unit: str = "word"):
+        self.words, self.orders, self.unit = words, orders, unit
+        starts = np.cumsum([1, *(len(order.words) for order in orders)])
+        self.log_probs = np.concatenate([[0.0], *(order.log_probs for order in orders)])
+        self._backoffs = np.concatenate([[0.0], *(order.backoffs for order in orders)])
+        contexts = [np.zeros(1, np.int64), np.zeros(len(words), np.int64)]
+        contexts += [starts[n - 1] + order.contexts for n, order in enumerate(orders) if n > 0]
+        contexts = np.concatenate(contexts).astype(np.int64)
+        last_words = np.concatenate([[0], *(order.words for order in orders)]).astype(np.int64)
+        self._index(contexts, last_words, int(starts[1]))
+        # Where a state falls back to, and where an n-gram leads: the longest suffix that makes a difference to what follows.
+        self._suffixes = np.zeros(len(contexts), np.int64)
+        matters = self._backoffs != 0
+        matters[contexts[starts[1] :]] = True
+        self._next = np.zeros(len(contexts), np.int64)
+        for first, last in zip(starts[:-1], starts[1:]):
+            own = np.arange(first, last)
+            if first > 1:
+                self._suffixes[own] = self._longest_suffix(self._suffixes[contexts[own]], last_words[own])
+            self._next[own] = np.where(matters[own], own, self._next[self._suffixes[own]])
+        self.begin = int(self._next[1 + words.index(BEGIN)])
+
+    @property
+    def num_ngrams(self) -> list[int]:
+        return [len(order.words) for order in self.orders]
+
+    def _index(self, contexts: np.ndarray, words: np.ndarray, first: int) -> None:
+        """A hash table (state, word) -> n-gram for orders from two on; at least half of its slots stay empty."""
+        self._keys = contexts * len(self.words) + words
+        bits = max(4, int(np.ceil(np.log2(2 * max(1, len(contexts) - first)))))
+        self._shift, self._mask = np.uint64(64 - bits), 2**bits - 1
+        self._table = np.full(2**bits, -1, np.int32)
+        waiting = np.arange(first, len(contexts))
+        slots = self._slots(self._keys[waiting])
+        while len(waiting):
+            is_free = self._table[slots] < 0
+            self._table[slots[is_free]] = waiting[is_free]  # where several want a slot, the last one has it
+            lost = self._table[slots] != waiting
+            waiting, slots = waiting[lost], (slots[lost] + 1) & self._mask
+
+    def _slots(self, keys: np.ndarray) -> np.ndarray:
+        mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        return (mixed >> self._shift).astype(np.int64)
+
+    def _find(self, states: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """The n-gram of each state and word, -1 where there is none."""
+        keys = states * len(self.words) + words
+        slots = self._slots(keys)
+        found = self._table[slots].astype(np.int64)
+        other = np.flatnonzero((self._keys[found] != keys) & (found >= 0) & (states != _ROOT))
+        while len(other):
+            slots[other] = (slots[other] + 1) & self._mask
+            found[other] = self._table[slots[other]]
+            other = other[(self._keys[found[other]] != keys[other]) & (found[other] >= 0)]
+        return np.where(states == _ROOT, 1 + words, found)
+
+    def _longest_suffix(self, states: np.ndarray, words: np.ndarray) -> np.ndarray:
+        found = self._find(states, words)
+        while (found < 0).any():
+            states = np.where(found < 0, self._suffixes[states], states)
+            found = np.where(found < 0, self._find(states, words), found)
+        return found
+
+    def score(self, states: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """log p(word | state) in natural logarithms, and the next states.
+
+        Args:
+            states, words: integers of one shape (n,); `begin` is the state at the beginning of a sentence.
+        """
+        found = self._find(states, words)
+        scores = self.log_probs[found]
+        missing = np.flatnonzero(found < 0)
+        if len(missing):
+            behind, wanted, penalty = states[missing], words[missing], np.zeros(len(missing))
+            while True:
+                penalty += self._backoffs[behind]
+                behind = self._suffixes[behind]
+                here = self._find(behind, wanted)
+                done = here >= 0
+                found[missing[done]] = here[done]
+                scores[missing[done]] = penalty[done] + self.log_probs[here[done]]
+                if done.all():
+                    break
+                left = ~done
+                missing, behind, wanted, penalty = missing[left], behind[left], wanted[left], penalty[left]
+        return scores, self._next[found]
+
+    def sentence(self, words: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The natural log-probability of each word of a sentence and of its end, and which of them are unknown."""
+        index = {word: number for number, word in enumerate(self.words)}
+        numbers = [index.get(word, 0) for word in words] + [index[END]]
+        scores, state = [], np.array([self.begin])
+        for number in numbers:
+            score, state = self.score(state, np.array([number]))
+            scores.append(score[0])
+        return np.array(scores), np.array(numbers) == 0
+
+    def save(self, file: str | Path) -> None:
+        """Writes the compact form; log-probabilities are rounded to half precision."""
+        arrays = {"words": np.frombuffer("\n".join(self.words).encode(), np.uint8)}
+        for number, order in enumerate(self.orders, 1):
+            if number > 1:
+                followers = np.bincount(order.contexts, minlength=len(self.orders[number - 2].words))
+                arrays[f"{number}.followers"] = followers.astype(np.min_scalar_type(int(followers.max(initial=0))))
+                arrays[f"{number}.words"] = order.words.astype(np.min_scalar_type(len(self.words)))
+            arrays[f"{number}.log_probs"] = np.clip(order.log_probs, -6e4, 0).astype(np.float16)
+            if number < len(self.orders):
+                kept = _has_followers(self.orders, number)
+                kept = kept if not order.backoffs[~kept].any() else slice(None)
+                arrays[f"{number}.backoffs"] = order.backoffs[kept].astype(np.float16)
+        facts = json.dumps({"unit": self.unit, "order": len(self.orders)})  # one entry, for several come in any order
+        save_file(arrays, file, metadata={_METADATA: facts})
+
+    @classmethod
+    def load(cls, file: str | Path) -> "NGramModel":
+        """Reads the compact form (`.safetensors`) or ARPA, plain or compressed (`.arpa`, `.arpa.gz`, `.arpa.xz`).
+
+        Raises:
+            LanguageModelError: there is no such file, or it is neither.
+        """
+        file = Path(file)
+        if not file.is_file():
+            raise LanguageModelError(f"There is no language model {file}.")
+        if file.suffix == ".safetensors":
+            return cls._load_compact(file)
+        return cls._load_arpa(file)
+
+    @classmethod
+    def _load_compact(cls, file: Path) -> "NGramModel":
+        try:
+            with safe_open(file, "numpy") as content:
+                if _METADATA not in (content.metadata() or {}):
+                    raise LanguageModelError(f"{file} holds tensors, but no n-gram language model.")
+                facts = json.loads(content.metadata()[_METADATA])
+                arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+            words = bytes(arrays["words"]).decode().split("\n")
+            orders = []
+            for number in range(1, facts["order"] + 1):
+                log_probs = arrays[f"{number}.log_probs"].astype(np.float64)
+                if number == 1:
+                    contexts, own = np.zeros(len(words), np.int64), np.arange(len(words))
+                else:
+                    followers = arrays[f"{number}.followers"]
+                    contexts, own = np.repeat(np.arange(len(followers)), followers), arrays[f"{number}.words"]
+                orders.append(Order(contexts, own.astype(np.int64), log_probs, np.zeros(len(own))))
+            for number in range(1, len(orders)):
+                backoffs, kept = arrays[f"{number}.backoffs"], orders[number - 1].backoffs
+                kept[slice(None) if len(backoffs) == len(kept) else _has_followers(orders, number)] = backoffs
+        except (SafetensorError, KeyError) as error:
+            raise LanguageModelError(f"{file} is damaged or no language model: {error}.") from error
+        return cls(words, orders, facts["unit"])
+
+    @classmethod
+    def _load_arpa(cls, file: Path) -> "NGramModel":
+        try:
+            with _OPENERS.get(file.suffix, open)(file, "rt", encoding="utf-8") as lines:
+                sections = _arpa_sections(lines)
+                words, orders = _from_arpa(sections, file)
+        except (UnicodeDecodeError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            raise LanguageModelError(
+                f"{file} is neither an ARPA file nor a model that this package saved ({error}); KenLM's binaries cannot be "
+                f"read, the ARPA files that they were made of can."
+            ) from error
+        ordinary = [word for word in words if word not in (UNKNOWN, BEGIN, END)]
+        unit = "character" if ordinary and all(len(word) == 1 for word in ordinary) else "word"
+        return cls(words, orders, unit)
+
+
+def _has_followers(orders: list[Order], number: int) -> np.ndarray:
+    """Which n-grams of order `number` are a context of the next order."""
+    mask = np.zeros(len(orders[number - 1].words), bool)
+    mask[orders[number].contexts] = True
+    return mask
+
+
+def _arpa_sections(lines: Iterator[str]) -> Iterator[list[list[str]]]:
+    """The rows of each order: log10 probability, the words, and the back-off weight where there is one."""
+    rows: list[list[str]] = []
+    order = 0
+    for line in lines:
+        line = line.rstrip("\n")
+        if line.endswith("-grams:") and line.startswith("\\"):
+            if order:
+                yield rows
+            rows, order = [], order + 1
+        elif line.startswith("\\end"):
+            break
+        elif order and line.strip():
+            rows.append(line.split())
+    if order:
+        yield rows
+
+
+def _from_arpa(sections: Iterator[list[list[str]]], file: Path) -> tuple[list[str], list[Order]]:
+    words: list[str] = []
+    orders: list[Order] = []
+    index: dict[str, int] = {}
+    for number, rows in enumerate(sections, 1):
+        try:
+            log_probs = np.array([float(row[0]) for row in rows]) * _LN10
+            backoffs = np.array([float(row[number + 1]) if len(row) > number + 1 else 0.0 for row in rows]) * _LN10
+            if number == 1:
+                index = {UNKNOWN: 0, BEGIN: 1, END: 2}
+                spelled = [UNKNOWN if row[1] == "<UNK>" else row[1] for row in rows]
+                for word in spelled:
+                    index.setdefault(word, len(index))
+                words = list(index)
+                places = np.array([index[word] for word in spelled], np.int64)
+                # A model without <unk> or <s> gives them what it gives nothing else: next to no probability.
+                order = Order(np.zeros(len(words), np.int64), np.arange(len(words)), np.full(len(words), -100 * _LN10), None)
+                order.log_probs[places], order.backoffs = log_probs, np.zeros(len(words))
+                order.backoffs[places] = backoffs
+            else:
+                numbers = np.array([[index[word] for word in row[1 : number + 1]] for row in rows], np.int64)
+                contexts = numbers.reshape(-1, number)[:, 0]
+                for level in range(1, number - 1):
+                    lower = orders[level]
+                    keys = lower.contexts * len(words) + lower.words
+                    wanted = contexts * len(words) + numbers[:, level]
+                    contexts = np.searchsorted(keys, wanted).clip(max=max(0, len(keys) - 1))
+                    if len(wanted) and (not len(keys) or (keys[contexts] != wanted).any()):
+                        raise LanguageModelError(f"{file}: an n-gram of order {number} whose first words are no n-gram.")
+                last = numbers.reshape(-1, number)[:, -1]
+                by_context = np.lexsort((last, contexts))
+                order = Order(contexts[by_context], last[by_context], log_probs[by_context], backoffs[by_context])
+        except (ValueError, IndexError, KeyError) as error:
+            if isinstance(error, LanguageModelError):
+                raise
+            raise LanguageModelError(f"{file}: the n-grams of order {number} are not as ARPA has them ({error}).") from error
+        orders.append(order)
+    if not orders:
+        raise LanguageModelError(f"{file} has no n-grams: it is neither an ARPA file nor a model that this package saved.")
+    return words, orders

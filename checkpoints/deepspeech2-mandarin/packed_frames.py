@@ -1,0 +1,93 @@
+"""A padded batch of frames <-> its valid frames as rows of one matrix.
+
+Everything between the convolutions and the loss works on rows, so that padding is neither computed nor ever counted.
+"""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class _TakeRows(torch.autograd.Function):
+    """Like `index_select`, but each row is taken at most once, so that the backward pass only copies."""
+
+    @staticmethod
+    def forward(ctx, source: Tensor, rows: Tensor) -> Tensor:
+        ctx.rows, ctx.size = rows, len(source)
+        return source.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return put_rows(grad, ctx.rows, ctx.size), None
+
+
+class _PutRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, rows: Tensor, size: int) -> Tensor:
+        ctx.rows = rows
+        return values.new_zeros(size, *values.shape[1:]).index_copy_(0, rows, values)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return take_rows(grad, ctx.rows), None, None
+
+
+def take_rows(source: Tensor, rows: Tensor) -> Tensor:
+    """Rows of `source`, none of them twice: (size, …) -> (len(rows), …)."""
+    return _TakeRows.apply(source, rows)
+
+
+def put_rows(values: Tensor, rows: Tensor, size: int) -> Tensor:
+    """The inverse: zeros but for the given rows, (len(rows), …) -> (size, …)."""
+    return _PutRows.apply(values, rows, size)
+
+
+class PackedFrames:
+    """Where the valid frames of a padded batch stand when they are packed: time by time, longest utterance first.
+
+    Args:
+        lengths: valid frames of each utterance, shape (batch,); zero is allowed, any order too.
+        num_frames: frames of the padded batch.
+    """
+
+    def __init__(self, lengths: Tensor, num_frames: int):
+        self.lengths = lengths
+        self.batch_size, self.num_frames = len(lengths), num_frames
+        self.sorted_lengths, order = lengths.long().sort(descending=True, stable=True)
+        self.time = torch.arange(num_frames, device=lengths.device)[:, None]
+        self.valid = self.time < self.sorted_lengths  # (time, batch), utterances from long to short
+        self.rows = (order * num_frames + self.time)[self.valid]  # of each packed row, the row in the padded batch
+
+    @cached_property
+    def steps(self) -> list[tuple[int, int]]:
+        """First and last + 1 packed row of each time step."""
+        ends = self.valid.sum(1).cumsum(0).tolist()
+        steps = list(zip([0, *ends[:-1]], ends))
+        return [(start, end) for start, end in steps if end > start]
+
+    def _rows_at(self, time: Tensor) -> Tensor:
+        """Packed rows that hold each utterance's frame of the given time, shape (time, batch), for the valid frames."""
+        ends = self.valid.sum(1).cumsum(0)
+        first_rows = torch.cat([ends.new_zeros(1), ends[:-1]])
+        utterance = torch.arange(self.batch_size, device=time.device)
+        return (first_rows[time.clamp(min=0)] + utterance)[self.valid]
+
+    @cached_property
+    def mirror(self) -> Tensor:
+        """For each packed row the row that stands in its place when every utterance is read from its end."""
+        return self._rows_at(self.sorted_lengths - 1 - self.time)
+
+    @cached_property
+    def previous(self) -> Tensor:
+        """For each packed row the row one time step before; meaningless at the first step."""
+        return self._rows_at((self.time - 1).expand_as(self.valid))
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(batch, time, …) -> (valid frames, …)"""
+        return take_rows(padded.flatten(0, 1), self.rows)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(valid frames, …) -> (batch, time, …), with zeros in the padding"""
+        size = self.batch_size * self.num_frames
+        return put_rows(packed, self.rows, size).unflatten(0, (self.batch_size, self.num_frames))
