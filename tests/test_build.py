@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas
+import pyarrow
 import pyarrow.parquet
 import pytest
 import soundfile
@@ -95,6 +96,36 @@ def test_a_build_goes_on_where_it_was_interrupted(recordings, tiny_model_folder,
     (recordings / "one.txt").write_text("other words")  # a changed transcript is another recording
     build(str(recordings), [], tmp_path / "speech", settings(tiny_model_folder), show_progress=False)
     assert len(worked_on) == 3
+    samples, rate = soundfile.read(recordings / "deep" / "two.wav")
+    soundfile.write(recordings / "deep" / "two.wav", samples[1_000:], rate)  # and so is other audio under its name
+    build(str(recordings), [], tmp_path / "speech", settings(tiny_model_folder), show_progress=False)
+    assert len(worked_on) == 4
+
+
+@pytest.mark.parametrize("place", ["write_shards", "write_card", "_replace"])
+def test_a_build_that_is_stopped_while_it_writes_is_done_again(place, recordings, tiny_model_folder, tmp_path, monkeypatch):
+    """An older data set stays whole until the new one is; after a stop in the very exchange the folder is still known."""
+    output = tmp_path / "speech"
+    rename = Path.rename
+
+    def stop(*rest, **more):
+        raise KeyboardInterrupt
+
+    def stop_in_the_middle(file, target):
+        return stop() if file.suffix == ".parquet" and file.parent.name == "data_set" else rename(file, target)
+
+    for number in range(2):
+        with monkeypatch.context() as patched:
+            if place == "_replace":
+                patched.setattr(Path, "rename", stop_in_the_middle)
+            else:
+                patched.setattr(building, place, stop)
+            with pytest.raises(KeyboardInterrupt):
+                build(str(recordings), [], output, settings(tiny_model_folder), show_progress=False)
+        assert place == "_replace" or output.exists() == bool(number)
+        build(str(recordings), [], output, settings(tiny_model_folder), show_progress=False)
+        assert SpeechData(str(output), ["train"], show_progress=False).index.hours > 0
+        assert (output / "README.md").exists() and (output / "rejected.csv").exists()
 
 
 def test_every_reject_is_named_with_its_reason(recordings, tiny_model_folder, tmp_path):
@@ -104,30 +135,60 @@ def test_every_reject_is_named_with_its_reason(recordings, tiny_model_folder, tm
     os.link(recordings / "one.flac", recordings / "empty.flac")
     (recordings / "long.txt").write_text("many words " * 2_000)
     os.link(recordings / "one.flac", recordings / "long.flac")
+    os.link(recordings / "one.flac", recordings / "alone.flac")
+    (recordings / "notes.txt").write_text("words")
+    (recordings / "latin.TXT").write_bytes("grün".encode("latin-1"))
+    os.link(recordings / "one.flac", recordings / "latin.flac")
     build(str(recordings), [], tmp_path / "speech", settings(tiny_model_folder), show_progress=False)
     table = pandas.read_csv(tmp_path / "speech" / "rejected.csv").set_index("source")
     assert "damaged, or in no audio format" in table.loc["broken.wav", "reason"]
     assert table.loc["empty.flac", "reason"] == "The transcript is empty."
     assert "too long for it" in table.loc["long.flac", "reason"]
+    assert "no transcript beside it" in table.loc["alone.flac", "reason"]
+    assert "no audio beside" in table.loc["notes.txt", "reason"]
+    assert "expected UTF-8" in table.loc["latin.flac", "reason"]
+    assert "one.flac" not in table.index
     assert list(table.columns[-len(FEATURES) :]) == list(FEATURES)
 
 
-def test_the_filter_is_trained_and_its_rejects_are_named(tiny_model_folder, tmp_path, clips):
-    """With a random model no transcript is better than another, so that most must go: the way there is what is tested."""
+@pytest.fixture
+def many_clips(tmp_path, clips) -> Path:
+    """A data set of 128 short clips, more than a filter needs; their speakers are numbers."""
     rows = [
-        {"id": f"{copy}-{number}", "audio": {"bytes": wav(clip.waveform[copy * 160 :]), "path": None}, "text": clip.text}
+        {
+            "id": f"{copy}-{number}",
+            "audio": {"bytes": wav(clip.waveform[copy * 160 :][:12_000]), "path": None},
+            "text": clip.text[:8],
+            "speaker_id": number,
+        }
         for copy in range(16)
         for number, clip in enumerate(clips)
     ]
     (tmp_path / "clips").mkdir()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "clips" / "train-00000-of-00001.parquet")
+    return tmp_path / "clips"
+
+
+def test_the_filter_is_trained_and_its_rejects_are_named(many_clips, tiny_model_folder, tmp_path):
+    """With a random model no transcript is better than another, so that most must go: the way there is what is tested."""
     asked = settings(tiny_model_folder, precision=0.5)
-    built = build(str(tmp_path / "clips"), [], tmp_path / "speech", asked, show_progress=False)
+    built = build(str(many_clips), [], tmp_path / "speech", asked, show_progress=False)
+    assert set(built.segments["speaker_id"]) == {str(number) for number in range(8)}
     saved = json.loads((tmp_path / "speech" / "filter.json").read_text())
     assert list(saved["weights"]) == list(FEATURES) and saved["precision"] >= 0.5
     judged = built.segments["probability"]
     assert (judged >= saved["threshold"]).sum() == sum(facts["utterances"] for facts in built.splits.values())
     assert built.rejected["reason"].str.startswith("Its transcript is probably wrong").all()
+
+
+def test_the_filter_may_learn_from_known_transcripts(recordings, many_clips, tiny_model_folder, tmp_path, monkeypatch):
+    """All known ones count as right, without them half of the clips do. A wrong name stops before any work."""
+    asked = settings(tiny_model_folder, precision=0.5, known=f"{many_clips}::train")
+    built = build(str(many_clips), [], tmp_path / "speech", asked, show_progress=False)
+    assert built.filter.sample > 128
+    monkeypatch.setattr(building, "make_parts", lambda *rest: pytest.fail("work was begun"))
+    with pytest.raises(DataError, match="nowhere"):
+        build(str(recordings), [], tmp_path / "other", settings(tiny_model_folder, known="./nowhere"), show_progress=False)
 
 
 def wav(waveform: np.ndarray) -> bytes:
@@ -157,8 +218,26 @@ TRANSCRIPTS = {
         "WEBVTT\n\nNOTE not said\n\n00:01.000 --> 00:02.000 align:start\n<v Ann>one\n\nid\n00:03.000 --> 00:04.000\ntwo\n",
         [Line("one", "Ann"), Line("two")],
     ),
+    "b.srt": (  # an empty line within a cue, none between cues, out of order
+        "3\r\n00:00:05,000 --> 00:00:06,000\r\nfour\r\n\r\n1\r\n00:00:01,000 --> 00:00:02,000\r\none\r\n\r\n two\r\n"
+        "2\r\n00:00:03,000 --> 00:00:04,000\r\nthree\r\n",
+        [Line("one two"), Line("three"), Line("four")],
+    ),
+    "b.vtt": (  # captions that roll
+        "WEBVTT\nKind: captions\n\n00:00:01.000 --> 00:00:02.000\n \none<00:00:01.500><c> two</c>\n\n"
+        "00:00:02.000 --> 00:00:02.010\none two\n \n\n"
+        "00:00:02.010 --> 00:00:04.000\none two\nthree<00:00:03.000><c> four</c>\n",
+        [Line("one two"), Line("three four")],
+    ),
+    "c.srt": (  # said again, which is no rolling
+        "1\n00:00:01,000 --> 00:00:02,000\nNo.\n\n2\n00:00:02,000 --> 00:00:03,000\nNo.\n\n"
+        "3\n00:00:03,000 --> 00:00:04,000\nYes.\n\n4\n00:00:04,000 --> 00:00:05,000\n7\n",
+        [Line("No."), Line("No."), Line("Yes."), Line("7")],
+    ),
+    "A.TXT": ("one\n", [Line("one")]),
     "b.json": ('{"segments": [{"text": " one ", "speaker": "A"}, {"text": "two"}]}', [Line("one", "A"), Line("two")]),
     "c.json": ('[{"text": "one", "speaker_id": "A"}]', [Line("one", "A")]),
+    "e.json": ('[{"text": 12, "speaker": 0}]', [Line("12", "0")]),
     "d.json": ('{"text": "one\\ntwo"}', [Line("one"), Line("two")]),
 }
 

@@ -185,6 +185,13 @@ def test_bad_sources_end_with_one_sentence(tmp_path, capsys):
     folder = kaldi(tmp_path / "kaldi")
     (folder / "wav.scp").write_text("one sph2pipe one.sph |\n")
     assert "commands are not run" in says(folder)
+    (tmp_path / "list.json").write_text('["a.wav", "b.wav"]')
+    assert "line 1: expected an object with fields, but found 'a.wav'" in says(tmp_path / "list.json")
+    folder_of_splits(tmp_path / "dashes")
+    (tmp_path / "dashes" / "train").rename(tmp_path / "dashes" / "train-clean")
+    assert "but found 'train-clean': rename it" in says(tmp_path / "dashes")
+    assert main(["prepare", str(tmp_path), "--output", str(tmp_path / "speech"), "--numerals", "spell"]) == 2
+    assert "language" in capsys.readouterr().err and not (tmp_path / "speech").exists()
     (tmp_path / "speech").mkdir()
     (tmp_path / "speech" / "something").write_text("")
     assert "holds something already" in says(audio_folder(tmp_path / "good"))
@@ -202,19 +209,38 @@ def test_segments_outside_their_recording_are_left_out(tmp_path):
 
 @settings(deadline=None)
 @given(st.data())
-def test_drawn_splits_share_neither_speakers_nor_sentences(data):
+def test_drawn_splits_share_neither_speakers_nor_recordings_nor_sentences(data):
     """Whichever the property is that the splits are drawn by; and they take about the share asked for."""
-    many = data.draw(st.booleans())
+    unit = data.draw(st.sampled_from(["speaker", "recording", "sentence"]))
     size = data.draw(st.integers(60, 120))
-    speakers = [f"speaker {number % (40 if many else 5)}" for number in range(size)]
+    speakers = [f"speaker {number % (40 if unit == 'speaker' else 5)}" for number in range(size)]
     texts = [f"Sentence {number % 50}" for number in range(size)]
     seconds = data.draw(st.lists(st.floats(1, 4), min_size=size, max_size=size))
     clips = pandas.DataFrame({"speaker": speakers, "text": texts, "seconds": seconds})
-    clips["split"] = draw_splits(clips, 0.1, 0.2)
-    key = "speaker" if many else "text"
+    if unit == "recording":
+        clips["source"] = [f"{number % 30}.flac" for number in range(size)]
+    clips["split"], found = draw_splits(clips, 0.1, 0.2)
+    assert found == unit
+    key = {"speaker": "speaker", "recording": "source", "sentence": "text"}[unit]
     assert (clips.groupby(key)["split"].nunique() == 1).all()
     shares = clips.groupby("split")["seconds"].sum() / clips["seconds"].sum()
     assert 0.1 <= shares["validation"] <= 0.2 and 0.2 <= shares["test"] <= 0.35
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_half_of_the_smallest_data_set_stays_for_training(number):
+    clips = pandas.DataFrame({"speaker": None, "text": [f"{i}" for i in range(number)], "seconds": 1.0})
+    drawn, _ = draw_splits(clips, 0.05, 0.05)
+    assert (drawn == "train").sum() >= number / 2
+
+
+def test_numbers_are_texts_and_names(tmp_path):
+    """JSON may hold a transcript, a speaker and an id as numbers; speaker 0 is a speaker."""
+    recordings(tmp_path / "clips")
+    rows = [{"id": 0, "audio": "one.wav", "text": 12, "speaker_id": 0}]
+    (tmp_path / "clips" / "train.json").write_text(json.dumps(rows))
+    [clip] = read_clips(tmp_path / "clips")
+    assert (clip.name, clip.text, clip.speaker) == ("0", "12", "0")
 
 
 def test_paths_may_start_elsewhere(tmp_path):

@@ -15,7 +15,7 @@ import soxr
 from modeling_deepspeech2.training.corpus import main
 from modeling_deepspeech2.training.sources import Utterance
 from modeling_deepspeech2.training.verify import CHECKS, measure_audio, source_rate, verify
-from modeling_deepspeech2.training.verify_report import html_report, text_report
+from modeling_deepspeech2.training.verify_report import text_report
 
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -138,6 +138,30 @@ def test_characters_outside_a_given_vocabulary(tmp_path, processor):
     found = verify(path, ["train"], processor.tokenizer, show_progress=False)
     [finding] = [finding for finding in found.findings if finding.check == "unknown_characters"]
     assert "'λ' × 1" in finding.examples
+    rows["test"][0]["text"] = "ελιά " + rows["test"][0]["text"]
+    found = verify(written(tmp_path / "other", rows), ["test"], processor.tokenizer, show_progress=False)
+    assert "unknown_characters" in checks(found)  # a test split by itself has no training to be unseen in
+
+
+def test_splits_held_out_are_compared_with_each_other(tmp_path):
+    """What chooses a model must not measure it."""
+    rows = clean_rows()
+    rows["validation"] = [row | {"id": f"v{number}", "speaker_id": f"v{number}"} for number, row in enumerate(rows["test"])]
+    rows["validation"][1]["speaker_id"] = rows["test"][0]["speaker_id"]
+    found = verify(written(tmp_path / "speech", rows), ["train", "test", "validation"], show_progress=False)
+    said = {(finding.check, finding.spoils): finding.message for finding in found.findings}
+    assert "are in test, too" in said["repeated_recordings", True]
+    assert "1 of 6 speakers are in test, too" in said["shared_speakers", False]
+
+
+def test_speakers_may_be_numbers(tmp_path):
+    rows = clean_rows()
+    for number, row in enumerate(rows["train"]):
+        row["speaker_id"] = number % 2
+    for row in rows["test"]:
+        row["speaker_id"] = 0
+    found = found_in(tmp_path / "speech", rows)
+    assert set(found.utterances["speaker"]) == {"0", "1"} and "shared_speakers" in checks(found)
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000])
@@ -168,7 +192,7 @@ def test_command_line_reports_and_exit_codes(tmp_path, capsys):
     rows["test"][0]["speaker_id"] = "speaker <1>"
     rows["train"][1]["speaker_id"] = "speaker <1>"
     path = written(tmp_path / "speech", rows)
-    page = tmp_path / "report.html"
+    page = tmp_path / "reports" / "page.html"  # its folder is made
     assert main(["verify", path, "--html", str(page), "--processes", "1"]) == 1
     printed = capsys.readouterr().out
     assert "SPOILS   test: 1 of 6 speakers" in printed and "shared_speakers" in printed
@@ -179,6 +203,8 @@ def test_command_line_reports_and_exit_codes(tmp_path, capsys):
     capsys.readouterr()
     assert main(["verify", str(tmp_path / "none"), "--processes", "1"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert main(["verify", path, "--time_stride", "0"]) == 2
+    assert "time_stride must be at least 1" in capsys.readouterr().err
 
 
 EXPECTED_RATES = {"asterisk/test": "8 kHz telephone", "fsdd/test": "8 kHz telephone", "amazon_queen/validation": "11 kHz"}
@@ -191,4 +217,5 @@ def test_bandwidth_of_real_corpora(processor):
     for split, kind in EXPECTED_RATES.items():
         assert kind in said[split]
     assert "kathleen/test" not in said
-    assert text_report(found) and html_report(found, "speech-en")
+    [row] = [row for row in text_report(found).splitlines() if row.split()[:1] == ["kathleen/test"]]
+    assert "≥ 16,000 Hz" in row

@@ -6,18 +6,20 @@ so that a build that was interrupted goes on. Held at a time is the audio of one
 """
 
 import io
+import logging
 import random
-import tempfile
+import shutil
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pyarrow
-import pyarrow.parquet
+import pyarrow.ipc
 import soundfile
 from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
@@ -25,6 +27,7 @@ from tqdm.auto import tqdm
 from ..audio import AudioError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
+from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 from .durations import read_waveform
 from .filtering import FEATURES, TranscriptFilter, corrupt, score, train_filter
 from .prepare import PROCESSOR, draw_splits
@@ -40,7 +43,6 @@ FILTER = "filter.json"
 REJECTED = "rejected.csv"
 # Short recordings are worked on together, as many as have so much text.
 CHARACTERS_AT_A_TIME = 2_000
-BUCKET_SECONDS = 3_600.0  # of segments of similar length, which are sorted in memory
 PART_SCHEMA = pyarrow.schema(
     [
         *COLUMNS.arrow_schema.remove_metadata(),
@@ -78,6 +80,8 @@ class BuildSettings:
         for name in ("validation_share", "test_share"):
             if not 0 <= getattr(self, name) < 0.5:
                 raise ValueError(f"{name} must lie in [0, 0.5), but is {getattr(self, name)}.")
+        if self.shard_megabytes < 1:
+            raise ValueError(f"shard_megabytes must be at least 1, but is {self.shard_megabytes}.")
 
 
 @dataclass
@@ -115,6 +119,10 @@ def build(
         raise DataError(f"The folder {output} holds something already: choose another, or empty it.")
     work = output.with_name(f"{output.name}.parts")
     processor = DeepSpeech2Processor.from_pretrained(settings.model)
+    path, _, split = (settings.known or "").partition("::")
+    known_splits = [split] if split else []
+    if path and next(read_recordings(path, known_splits), None) is None:
+        raise DataError(f"{settings.known} holds no recording with a transcript.")
     parts = make_parts(read_recordings(source, splits), work, settings, num_processes, show_progress)
     segments = _facts(parts)
     if segments.empty:
@@ -122,50 +130,61 @@ def build(
     transcript_filter = None
     if settings.precision:
         known = segments
-        if settings.known:
-            path, _, split = settings.known.partition("::")
-            recordings = read_recordings(path, [split] if split else [])
-            known = _facts(make_parts(recordings, work, settings, num_processes, show_progress))
+        if path:
+            known = _facts(make_parts(read_recordings(path, known_splits), work, settings, num_processes, show_progress))
         known = known[known["reason"] == ""]
         right, wrong = (
             np.array(known[name].tolist(), dtype=np.float64).reshape(-1, len(FEATURES)) for name in ("right", "wrong")
         )
-        transcript_filter = train_filter(right, wrong, settings.precision, settings.known is not None)
+        transcript_filter = train_filter(right, wrong, settings.precision, all_are_right=bool(path))
     judge(segments, transcript_filter)
     kept = segments[segments["reason"] == ""].copy()
     if kept.empty:
         raise DataError(f"Nothing of {source} can be kept; most often because: {segments['reason'].mode()[0]}")
+    separation = ""
     if kept["split"].isna().all():
-        speakers = kept["speaker_id"]
-        kept["split"] = draw_splits(
-            kept.assign(speaker=speakers, seconds=kept["duration"]), settings.validation_share, settings.test_share
-        )
+        clips = kept.rename(columns={"speaker_id": "speaker", "duration": "seconds"})
+        kept["split"], unit = draw_splits(clips, settings.validation_share, settings.test_share)
+        separation = f" The splits were drawn: they share no {unit}."
     kept["split"] = kept["split"].fillna("train")
 
-    output.mkdir(parents=True, exist_ok=True)
-    for old in output.glob("*.parquet"):
-        old.unlink()
+    new = work / "data_set"  # whole before it takes the place of an older one
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
     order = sorted(kept["split"].unique(), key=lambda split: (not split.startswith("train"), split))
     found = {}
     for split in order:
         some = kept[kept["split"] == split]
         with tqdm(desc=split, total=len(some), unit=" utterances", disable=not show_progress) as bar:
-            found[split] = write_shards(_rows(some, parts, work, bar), output, split, settings.shard_megabytes * 2**20)
+            found[split] = write_shards(_rows(some, parts, bar), new, split, settings.shard_megabytes * 2**20)
     rejected = segments[segments["reason"] != ""]
     table = rejected[["id", "source", "start", "end", "reason", "probability", "text"]]
     costs = [[np.nan] * len(FEATURES) if row is None else row for row in rejected["right"]]
     costs = pandas.DataFrame(costs, columns=FEATURES, index=rejected.index)
-    table.join(costs).to_csv(output / REJECTED, index=False, float_format="%.4g")
+    table.join(costs).to_csv(new / REJECTED, index=False, float_format="%.4g")
     share = len(kept) / len(segments)
     description = (
         f"Made from recordings: aligned and judged by the model `{Path(settings.model).name}`, cut at pauses; "
-        f"{len(kept):,} of {len(segments):,} segments ({share:.0%}) were kept, the others are in `{REJECTED}`."
+        f"{len(kept):,} of {len(segments):,} segments ({share:.0%}) were kept, the others are in `{REJECTED}`.{separation}"
     )
     if transcript_filter is not None:
-        transcript_filter.save(output / FILTER)
-    write_card(output, found, processor.tokenizer.language, description)
-    processor.save_pretrained(output / PROCESSOR)
+        transcript_filter.save(new / FILTER)
+    write_card(new, found, processor.tokenizer.language, description, name=output.name)
+    processor.save_pretrained(new / PROCESSOR)
+    _replace(output, new)
     return Built(found, table, segments, transcript_filter)
+
+
+def _replace(output: Path, new: Path) -> None:
+    """Moves a new data set to where it belongs; stopped at any point, the next build does it again."""
+    output.mkdir(parents=True, exist_ok=True)
+    (new / REJECTED).rename(output / REJECTED)  # first, for it tells that the folder is a build's own
+    for old in (*output.glob("*.parquet"), output / FILTER):
+        old.unlink(missing_ok=True)
+    shutil.rmtree(output / PROCESSOR, ignore_errors=True)
+    for file in new.iterdir():
+        file.rename(output / file.name)
+    new.rmdir()
 
 
 def judge(segments: pandas.DataFrame, transcript_filter: TranscriptFilter | None) -> None:
@@ -193,14 +212,14 @@ def make_parts(
     """Aligns, cuts and scores recordings; what is there already is not done again."""
     work.mkdir(parents=True, exist_ok=True)
     facts = [settings.model, asdict(settings.cutting)]
-    for file in sorted(Path(settings.model).glob("*.safetensors")):
-        facts.append((file.stat().st_size, file.stat().st_mtime_ns))
+    for file in sorted(Path(settings.model).glob("*")):
+        if file.suffix in (".safetensors", ".json"):
+            facts.append(_stamp(file))
     done: list[Path] = []
 
     def items() -> Iterator[tuple[list[Recording], Path]]:
         for group in _groups(recordings):
-            names = [(recording.name, [vars(line) for line in recording.lines]) for recording in group]
-            done.append(work / f"{Hasher.hash([facts, names])}.parquet")
+            done.append(work / f"{Hasher.hash([facts, [_identity(recording) for recording in group]])}.arrow")
             yield group, done[-1]
 
     with tqdm(desc="align and cut", unit=" recordings", disable=not show_progress) as bar:
@@ -212,11 +231,27 @@ def make_parts(
     return done
 
 
+def _stamp(file: Path) -> tuple[str, int, int]:
+    return file.name, file.stat().st_size, file.stat().st_mtime_ns
+
+
+def _identity(recording: Recording) -> list:
+    """All that its segments depend on beside the model and the settings."""
+    audio, path = recording.audio, recording.audio["path"]
+    content = None
+    if audio["bytes"] is not None:
+        content = blake2b(audio["bytes"], digest_size=16).hexdigest()
+    elif path and Path(path).exists():
+        content = _stamp(Path(path))
+    lines = [vars(line) for line in recording.lines]
+    return [recording.name, recording.split, recording.problem, path, content, lines]
+
+
 def _groups(recordings: Iterator[Recording]) -> Iterator[list[Recording]]:
     group, size = [], 0
     for recording in recordings:
         group.append(recording)
-        size += sum(len(line.text) for line in recording.lines)
+        size += 1 + sum(len(line.text) for line in recording.lines)
         if size >= CHARACTERS_AT_A_TIME:
             yield group
             group, size = [], 0
@@ -226,6 +261,8 @@ def _groups(recordings: Iterator[Recording]) -> Iterator[list[Recording]]:
 
 @lru_cache(1)
 def _load(model: str) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Processor]:
+    # Here, for other processes do not inherit it: the report names what the tokenizer would log for every segment.
+    logging.getLogger(DeepSpeech2CTCTokenizer.__module__).setLevel(logging.ERROR)
     return DeepSpeech2ForCTC.from_pretrained(model).fold_batch_norm(), DeepSpeech2Processor.from_pretrained(model)
 
 
@@ -238,16 +275,23 @@ def _make_part(item: tuple[list[Recording], Path], settings: BuildSettings) -> t
         _score(rows, model, processor)
         new = file.with_suffix(".new")
         table = pyarrow.Table.from_pylist([{name: row.get(name) for name in PART_SCHEMA.names} for row in rows], PART_SCHEMA)
-        pyarrow.parquet.write_table(table, new, row_group_size=64)
+        with pyarrow.ipc.new_file(new, PART_SCHEMA) as writer:
+            writer.write_table(table)
         new.rename(file)
-    table = pyarrow.parquet.read_table(file, columns=["duration"])
-    return len(recordings), float(np.sum(table["duration"].to_numpy()))
+    return len(recordings), float(np.sum(_open_part(file)["duration"].to_numpy()))
+
+
+def _open_part(file: Path) -> pyarrow.Table:
+    """Its table as it stands on disk: only what is looked at is read."""
+    return pyarrow.ipc.open_file(pyarrow.memory_map(str(file))).read_all()
 
 
 def _segments(recording: Recording, model, processor, settings: BuildSettings) -> list[dict]:
     rate = processor.feature_extractor.sampling_rate
     common = {"source": recording.name, "split": recording.split, "reason": ""}
     try:
+        if recording.problem:
+            raise DataError(recording.problem)
         if not recording.lines:
             raise DataError("The transcript is empty.")
         waveform = read_waveform(recording.audio, rate, recording.name)
@@ -268,8 +312,8 @@ def _segments(recording: Recording, model, processor, settings: BuildSettings) -
         cutting = settings.cutting
         if row["duration"] > cutting.max_seconds + 2 * cutting.edge:
             row["reason"] = (
-                f"It lasts {row['duration']:.1f} s without a pause of {cutting.pause:g} s to cut at; max_seconds is "
-                f"{cutting.max_seconds:g}."
+                f"It lasts {row['duration']:.1f} s, with no pause of {cutting.pause:g} s between two words at a better "
+                f"place; max_seconds is {cutting.max_seconds:g}."
             )
         else:
             row["samples"] = segment_samples(segment, waveform, rate)
@@ -299,27 +343,14 @@ def _facts(parts: list[Path]) -> pandas.DataFrame:
     """All columns but the audio, and where each row stands."""
     tables = []
     for number, part in enumerate(parts):
-        table = pyarrow.parquet.read_table(part, columns=_FACTS).to_pandas()
+        table = _open_part(part).select(_FACTS).to_pandas()
         tables.append(table.assign(part=number, row=range(len(table))))
     return pandas.concat(tables, ignore_index=True) if tables else pandas.DataFrame(columns=_FACTS)
 
 
-def _rows(kept: pandas.DataFrame, parts: list[Path], work: Path, bar: tqdm) -> Iterator[dict]:
-    """Rows from the shortest to the longest: dealt out to buckets of similar lengths, which are sorted one by one."""
-    kept = kept.sort_values("duration", kind="stable")
-    kept = kept.assign(bucket=(kept["duration"].cumsum() // BUCKET_SECONDS).astype(int), place=range(len(kept)))
-    schema = COLUMNS.arrow_schema.remove_metadata().append(pyarrow.field("place", pyarrow.int64()))
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        files = [Path(folder) / f"{bucket}.parquet" for bucket in range(kept["bucket"].max() + 1)]
-        writers = [pyarrow.parquet.ParquetWriter(file, schema) for file in files]
-        for part, rows in kept.groupby("part"):
-            table = pyarrow.parquet.read_table(parts[part], columns=COLUMNS.arrow_schema.names)
-            for bucket, some in rows.groupby("bucket"):
-                own = table.take(some["row"].to_numpy()).append_column("place", pyarrow.array(some["place"]))
-                writers[bucket].write_table(own.cast(schema))
-        for writer in writers:
-            writer.close()
-        for file in files:
-            for row in pyarrow.parquet.read_table(file).sort_by("place").to_pylist():
-                yield row
-                bar.update()
+def _rows(kept: pandas.DataFrame, parts: list[Path], bar: tqdm) -> Iterator[dict]:
+    """Rows from the shortest to the longest, each read from its part when its turn comes."""
+    for segment in kept.sort_values("duration", kind="stable").itertuples(index=False):
+        [row] = _open_part(parts[segment.part]).select(COLUMNS.arrow_schema.names).slice(segment.row, 1).to_pylist()
+        yield row
+        bar.update()

@@ -6,11 +6,12 @@ of audio with a metadata.csv or metadata.jsonl, manifests (JSON, JSON lines, CSV
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .sources import METADATA_FILES, DataError
+from .sources import METADATA_FILES, DataError, as_text
 
 
 # What the columns of manifests are called in the field.
@@ -20,6 +21,7 @@ SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id")
 NAME_COLUMNS = ("id", "utterance_id", "name")
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv")
 _LONGEST_FIELD = 1 << 24  # characters
+_SPLIT = re.compile(r"\w+(\.\w+)*")  # what `datasets` takes for the name of a split
 
 
 class Clip(NamedTuple):
@@ -41,8 +43,17 @@ def read_clips(source: Path, audio_root: Path | None = None) -> Iterator[Clip]:
         audio_root: the folder that paths start from, where it is not the manifest's own.
 
     Raises:
-        DataError: no such source, none of a known kind, or a line that cannot be read; it says which.
+        DataError: no such source, none of a known kind, a line that cannot be read, or a bad name of a split.
     """
+    for clip in _read_source(source, audio_root):
+        if clip.split is not None and not _SPLIT.fullmatch(clip.split):
+            raise DataError(
+                f"{source}: expected a split's name of letters, digits and underscores, but found {clip.split!r}: rename it."
+            )
+        yield clip
+
+
+def _read_source(source: Path, audio_root: Path | None) -> Iterator[Clip]:
     if source.is_file():
         if source.suffix not in MANIFESTS:
             raise DataError(f"A manifest is a file {', '.join(MANIFESTS)}, but {source} is none.")
@@ -86,18 +97,20 @@ def _read_manifest(file: Path, audio_root: Path | None, split: str | None) -> It
     root = audio_root or file.parent
     for line, row in _rows(file):
         audio = _first(row, AUDIO_COLUMNS, file, line)
-        text = _first(row, TEXT_COLUMNS, file, line)
-        speaker = next((row[name] for name in SPEAKER_COLUMNS if row.get(name)), None)
-        name = next((row[name] for name in NAME_COLUMNS if row.get(name)), None)
+        text = as_text(_first(row, TEXT_COLUMNS, file, line))
+        # 0 is a name, too.
+        speaker, name = (
+            next((as_text(row[column]) for column in columns if as_text(row.get(column))), None)
+            for columns in (SPEAKER_COLUMNS, NAME_COLUMNS)
+        )
         start = row.get("offset")  # NeMo's word for the start of a clip in a longer file
         try:
             start = float(start) if start not in (None, "") else None
             end = start + float(row["duration"]) if start is not None and row.get("duration") else None
         except ValueError as error:
             raise DataError(f"{file}, line {line}: offset and duration must be seconds ({error}).") from error
-        name = str(name) if name else (str(audio) if start is None else f"{audio}-{start:.2f}")
-        speaker = None if speaker is None else str(speaker)
-        yield Clip(name, str(root / audio), text or "", speaker, split or row.get("split") or None, start, end)
+        name = name or (str(audio) if start is None else f"{audio}-{start:.2f}")
+        yield Clip(name, str(root / audio), text, speaker, split or row.get("split") or None, start, end)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict]]:
@@ -125,6 +138,8 @@ def _rows(file: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _first(row: dict, names: tuple[str, ...], file: Path, line: int):
+    if not isinstance(row, dict):
+        raise DataError(f"{file}, line {line}: expected an object with fields, but found {row!r:.80}.")
     found = next((name for name in names if name in row), None)
     if found is None or (row[found] is None and names is AUDIO_COLUMNS):
         columns = ", ".join(str(name) for name in row)

@@ -205,16 +205,18 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(settings: argparse.Namespace) -> int:
+    if settings.html:
+        settings.html.parent.mkdir(parents=True, exist_ok=True)
     tokenizer, stride = None, settings.time_stride
     if settings.model:
-        stride = stride or DeepSpeech2Config.from_pretrained(settings.model).time_stride
+        stride = DeepSpeech2Config.from_pretrained(settings.model).time_stride if stride is None else stride
     if settings.tokenizer or settings.model:
         tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer or settings.model)
     found = verify(
         settings.dataset,
         settings.splits or all_splits(settings.dataset),
         tokenizer,
-        stride or DeepSpeech2Config().time_stride,
+        DeepSpeech2Config().time_stride if stride is None else stride,
         settings.language,
         (settings.audio_column, settings.text_column, settings.speaker_column, settings.duration_column),
         settings.processes,

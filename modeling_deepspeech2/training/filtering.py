@@ -105,10 +105,10 @@ def corrupt(texts: list[str], number: int, draw: random.Random) -> str | None:
         wrong = texts[(number + 1) % len(texts)]
     else:
         words = texts[number].split()
-        pieces, joint = (words, " ") if len(words) > 1 else (list(texts[number]), "")
+        pieces, joint = (words, " ") if len(words) > 1 else (list("".join(words)), "")
         kept = round(len(pieces) * (1 - draw.uniform(*TRUNCATED_SHARE)))
         wrong = joint.join(pieces[: min(max(kept, 1), len(pieces) - 1)])
-    return wrong if wrong.strip() and wrong != texts[number] else None
+    return wrong if wrong.strip() and wrong.split() != texts[number].split() else None
 
 
 @dataclass

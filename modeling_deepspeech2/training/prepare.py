@@ -7,6 +7,7 @@ held is a table of the clips, without their audio. What cannot be used is left o
 
 import csv
 import io
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -29,7 +30,7 @@ from .sources import DataError, SpeechData
 PROCESSOR = "processor"  # folder within the data set
 LEFT_OUT = "left_out.csv"
 STATISTICS_UTTERANCES = 2_000
-# With so many speakers or more, the splits share none of them; with fewer, they share no sentence.
+# With so many speakers (recordings) or more, drawn splits share none of them; with fewer, they share no sentence.
 ENOUGH_SPEAKERS = 20
 CUT_FORMAT = "FLAC"
 
@@ -59,6 +60,18 @@ class PreparationSettings:
                 raise ValueError(f"{name} must lie in [0, 0.5), but is {getattr(self, name)}.")
         if self.shard_megabytes < 1:
             raise ValueError(f"shard_megabytes must be at least 1, but is {self.shard_megabytes}.")
+        if self.tokenizer is None:
+            self.make_tokenizer(["a"])  # finds fault with its settings before any work
+
+    def make_tokenizer(self, texts: Iterable[str]) -> DeepSpeech2CTCTokenizer:
+        return DeepSpeech2CTCTokenizer.from_texts(
+            texts,
+            language=self.language,
+            numerals=self.numerals,
+            label_unit=self.label_unit,
+            minimum_count=self.minimum_count,
+            extra_characters=self.extra_characters,
+        )
 
 
 @dataclass
@@ -105,8 +118,10 @@ def prepare(
     usable = clips[clips["reason"] == ""].copy()
     if usable.empty:
         raise DataError(f"No clip of {source} can be used; the first says: {clips['reason'].iloc[0]}")
+    separation = ""
     if usable["split"].isna().all():
-        usable["split"] = draw_splits(usable, settings.validation_share, settings.test_share)
+        usable["split"], unit = draw_splits(usable, settings.validation_share, settings.test_share)
+        separation = f" The splits were drawn: they share no {unit}."
     usable["split"] = usable["split"].fillna("train")
     left_out = clips[clips["reason"] != ""][["name", "reason"]].values.tolist()
     splits = {}
@@ -122,16 +137,10 @@ def prepare(
     with open(output / LEFT_OUT, "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["id", "reason"], *left_out])
     texts = usable["text"][usable["split"].isin(training)]
-    tokenizer = settings.tokenizer or DeepSpeech2CTCTokenizer.from_texts(
-        texts,
-        language=settings.language,
-        numerals=settings.numerals,
-        label_unit=settings.label_unit,
-        minimum_count=settings.minimum_count,
-        extra_characters=settings.extra_characters,
-    )
+    tokenizer = settings.tokenizer or settings.make_tokenizer(texts)
     description = (
-        f"Made from `{source.name}`. In `{PROCESSOR}`: the tokenizer ({len(tokenizer)} symbols) and feature extractor."
+        f"Made from `{source.name}`.{separation} In `{PROCESSOR}`: the tokenizer ({len(tokenizer)} symbols) and feature "
+        f"extractor."
     )
     write_card(output, splits, tokenizer.language, description)
     speech = SpeechData(str(output), training, show_progress=False)
@@ -203,19 +212,19 @@ def _rows(clips: pandas.DataFrame, left_out: list, bar: tqdm):
         bar.update()
 
 
-def draw_splits(clips: pandas.DataFrame, validation_share: float, test_share: float) -> np.ndarray:
-    """ "train", "validation" or "test" for each clip, the same in every run.
+def draw_splits(clips: pandas.DataFrame, validation_share: float, test_share: float) -> tuple[np.ndarray, str]:
+    """ "train", "validation" or "test" for each clip, the same in every run, and what they do not share.
 
-    The splits share no speaker, where there are enough of them, else no sentence: whole speakers, or sentences, are drawn by
-    a hash of their names until a split has its share of the speech. Speakers with more than that are for training.
+    That is speakers, where all are known and there are enough of them; else recordings, where the clips tell their source
+    and there are enough; else sentences. Whole speakers (recordings, sentences) are drawn by a hash of their names until a
+    split has its share of the speech. Those with more than that, and at least half of the speech, are for training.
     """
-    speakers = clips["speaker"]
-    if speakers.notna().all() and speakers.nunique() >= ENOUGH_SPEAKERS:
-        keys = speakers
-    else:
-        keys = clips["text"].str.lower().str.split().str.join(" ")
+    keys, unit = clips["text"].str.lower().str.split().str.join(" "), "sentence"
+    for column, name in (("source", "recording"), ("speaker", "speaker")):
+        if column in clips and clips[column].notna().all() and clips[column].nunique() >= ENOUGH_SPEAKERS:
+            keys, unit = clips[column], name
     seconds = clips["seconds"].groupby(keys).sum()
-    total = float(seconds.sum())
+    total = training = float(seconds.sum())
     split_of = {}
     order = sorted(seconds.index, key=lambda key: blake2b(key.encode(), digest_size=8).digest())
     for split, share in (("test", test_share), ("validation", validation_share)):
@@ -223,7 +232,9 @@ def draw_splits(clips: pandas.DataFrame, validation_share: float, test_share: fl
         for key in order:
             if taken >= share * total:
                 break
-            if key not in split_of and taken + seconds[key] <= max(1.5 * share * total, seconds.min()):
+            fits = taken + seconds[key] <= max(1.5 * share * total, seconds.min())
+            if key not in split_of and fits and training - seconds[key] >= total / 2:
                 split_of[key] = split
                 taken += float(seconds[key])
-    return keys.map(lambda key: split_of.get(key, "train")).to_numpy()
+                training -= float(seconds[key])
+    return keys.map(lambda key: split_of.get(key, "train")).to_numpy(), unit

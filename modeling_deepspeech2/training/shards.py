@@ -97,15 +97,18 @@ def write_shards(rows: Iterable[dict], folder: Path, split: str, shard_bytes: in
     }
 
 
-def write_card(folder: Path, splits: dict[str, dict], language: str | None, description: str) -> None:
+def write_card(
+    folder: Path, splits: dict[str, dict], language: str | None, description: str, name: str | None = None
+) -> None:
     """Writes README.md, which also tells `datasets` which files are the splits.
 
     Args:
         splits: of each split what [`write_shards`] returned.
+        name: of the data set, if not the folder's.
     """
     metadata = DatasetCardData(
         language=language,
-        pretty_name=folder.name,
+        pretty_name=name or folder.name,
         task_categories=["automatic-speech-recognition"],
         configs=[
             {
@@ -118,5 +121,7 @@ def write_card(folder: Path, splits: dict[str, dict], language: str | None, desc
         f"| {split} | {facts['utterances']:,} | {facts['hours']:.2f} | {facts['speakers'] or '–'} | {facts['shards']} |"
         for split, facts in splits.items()
     ]
-    card = _TEMPLATE.format(metadata=metadata.to_yaml(), name=folder.name, description=description, table="\n".join(table))
+    card = _TEMPLATE.format(
+        metadata=metadata.to_yaml(), name=name or folder.name, description=description, table="\n".join(table)
+    )
     DatasetCard(card, ignore_metadata_errors=True).save(folder / CARD)

@@ -42,6 +42,11 @@ class Utterance:
     text: str | None
 
 
+def as_text(value: object) -> str:
+    """A field of a table, which may be a number or missing, as text."""
+    return "" if value is None else str(value)
+
+
 class DataError(ValueError):
     """A data set that cannot be used as asked: which, and why."""
 

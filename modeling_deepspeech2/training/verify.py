@@ -24,7 +24,7 @@ from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 from .durations import read_waveform
 from .processes import map_in_processes
-from .sources import METADATA_FILES, DataError, Source, Utterance, open_source
+from .sources import METADATA_FILES, DataError, Source, Utterance, as_text, open_source
 
 
 ROWS_AT_A_TIME = 32  # that a process measures in one go
@@ -233,12 +233,15 @@ def verify(
 
     Raises:
         DataError: a split cannot be opened.
+        ValueError: a stride below 1.
     """
+    if time_stride < 1:
+        raise ValueError(f"time_stride must be at least 1, but is {time_stride}.")
     audio_column, text_column, speaker_column, duration_column = columns
     sources = {split: open_source(path, split, audio_column, text_column) for split in splits}
     if tokenizer is None:
         training = [split for split in splits if is_training(split)] or splits
-        texts = (text or "" for split in training for text in _texts(sources[split]))
+        texts = (as_text(text) for split in training for text in _texts(sources[split]))
         tokenizer = DeepSpeech2CTCTokenizer.from_texts(texts, language=language)
     extractor = DeepSpeech2FeatureExtractor()
     parts: list[pandas.DataFrame] = []
@@ -258,8 +261,8 @@ def verify(
                         for row in table.slice(start, ROWS_AT_A_TIME).to_pylist():
                             audio = {"bytes": None, "path": None} | source.audio(row)
                             name = str(row.get("id") or audio["path"] or f"{split}, row {place}")
-                            batch.append(Utterance(name, audio, row[text_column]))
-                            speaker = str(row.get(speaker_column) or "")
+                            text, speaker = as_text(row[text_column]), as_text(row.get(speaker_column))
+                            batch.append(Utterance(name, audio, text))
                             declared = row.get(duration_column)
                             known.append(
                                 {
@@ -267,7 +270,7 @@ def verify(
                                     "name": name,
                                     "speaker": speakers.setdefault(speaker, speaker),
                                     "declared": math.nan if declared is None else float(declared),
-                                    **_measure_text(row[text_column] or "", tokenizer, characters[split]),
+                                    **_measure_text(text, tokenizer, characters[split]),
                                 }
                             )
                             place += 1
@@ -368,7 +371,9 @@ def find_characters(found: Verification) -> list[Finding]:
             seen.update(counts)
     for split, counts in found.characters.items():
         known = found.tokenizer.get_vocab()
-        unknown = Counter({c: n for c, n in counts.items() if c not in known and (is_training(split) or c in seen)})
+        # What training does not have is told below, where there is training.
+        told = is_training(split) or not seen
+        unknown = Counter({c: n for c, n in counts.items() if c not in known and (told or c in seen)})
         if unknown:
             share = unknown.total() / counts.total()
             message = (
@@ -394,6 +399,7 @@ def find_repetitions(found: Verification) -> list[Finding]:
     findings = []
     readable = _readable(found.utterances)
     training = readable["split"].map(is_training)
+    held_out: dict[str, pandas.Series] = {}
     for split, rows in _by_split(found):
         rows = _readable(rows)
         repeated = rows["recording"].duplicated()
@@ -401,7 +407,14 @@ def find_repetitions(found: Verification) -> list[Finding]:
         transcripts = rows.groupby("recording")["sentence"].transform("nunique")
         what = "share their recording with another one of a different transcript"
         findings += _count(rows, transcripts > 1, what, "contradictions", split)
-        if is_training(split) or not training.any():
+        if is_training(split):
+            continue
+        for other, recordings in held_out.items():
+            shared = rows["recording"].isin(recordings)
+            what = f"are in {other}, too"
+            findings += _count(rows, shared, what, "repeated_recordings", split)
+        held_out[split] = rows["recording"]
+        if not training.any():
             continue
         taught = readable[training]
         leaked = rows["recording"].isin(taught["recording"])
@@ -420,14 +433,22 @@ def find_speakers(found: Verification) -> list[Finding]:
     """Speakers are compared within a configuration, for each has its own names for them."""
     findings = []
     taught: dict[str, set[str]] = {}
+    held_out: dict[str, set[str]] = {}
     for split, rows in _by_split(found):
         if is_training(split):
             taught.setdefault(split.rpartition("/")[0], set()).update(rows["speaker"])
     for split, rows in _by_split(found):
+        configuration = split.rpartition("/")[0]
         named = rows[rows["speaker"] != ""]
         counts = named["speaker"].value_counts()
         if not is_training(split):
-            both = [speaker for speaker in counts.index if speaker in taught.get(split.rpartition("/")[0], ())]
+            both = [speaker for speaker in counts.index if speaker in taught.get(configuration, ())]
+            for other, heard in held_out.items():
+                common = sorted(set(counts.index).intersection(heard).difference(both))
+                if common and other.rpartition("/")[0] == configuration:
+                    message = f"{len(common)} of {len(counts)} speakers are in {other}, too, and in no training split."
+                    findings.append(Finding("shared_speakers", False, split, message, common[:10]))
+            held_out[split] = set(counts.index)
             if both:
                 share = float(named["speaker"].isin(both).sum() / len(rows))
                 message = (

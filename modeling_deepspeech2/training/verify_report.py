@@ -14,7 +14,7 @@ import numpy as np  # noqa: E402
 import pandas  # noqa: E402
 from jinja2 import Environment  # noqa: E402
 
-from .verify import CHECKS, Verification, is_training, roll_off, source_rate  # noqa: E402
+from .verify import Verification, is_training, roll_off, source_rate  # noqa: E402
 
 
 _COLOURS = plt.get_cmap("tab10").colors
@@ -111,14 +111,13 @@ def html_report(found: Verification, title: str, accepted: frozenset[str] = froz
             verdict=verdict(found, accepted),
             symbols=f"{len(found.tokenizer):,}",
             stride=found.time_stride,
-            table=summary(found).rename(columns=str),
+            table=summary(found),
             groups=[
                 ("What would spoil a result", "spoils", spoiling),
                 ("Accepted", "note", accepting),
                 ("Good to know", "note", notes),
             ],
             plots=[(caption, _svg(figure)) for caption, figure in plots(found)],
-            checks=CHECKS,
         )
     )
 
