@@ -1,0 +1,127 @@
+"""One small training after the other, as many at a time as there are cores, and the log of what they measured."""
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from accelerate import Accelerator
+
+from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
+from modeling_deepspeech2.training.augmentation import Augmentation
+from modeling_deepspeech2.training.durations import read_waveform
+from modeling_deepspeech2.training.evaluation import evaluate
+from modeling_deepspeech2.training.shards import write_shards
+from modeling_deepspeech2.training.sources import SpeechData
+
+from .variants import FINDINGS, NOISY, TEST, WITH_LM
+
+
+RECIPE = Path("recipes/findings.yaml")
+# A small model gains little from a second core.
+ON_ONE_CORE = (
+    "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])}); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+)
+
+
+def key(settings: dict, seed: int) -> str:
+    return json.dumps([settings, seed], sort_keys=True)
+
+
+def read_log(file: Path) -> dict[str, dict]:
+    """What was measured of each run; a line that was cut off counts for nothing."""
+    runs = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        try:
+            run = json.loads(line)
+            runs[key(run["settings"], run["seed"])] = run
+        except ValueError:
+            continue
+    return runs
+
+
+def make_noisy(folder: Path) -> None:
+    """The test clips with noise at 0 to 30 dB, as training adds it, but other noise."""
+    if folder.exists():
+        return
+    noise, rate = Augmentation(noise_share=1.0, seed=1_000), 16_000
+    data = SpeechData("demo/speech", [TEST], show_progress=False)
+    new = folder.with_name("noisy.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    rows = []
+    for _, utterance in sorted(data.read(np.arange(len(data.index))).items()):
+        waveform = read_waveform(utterance.audio, rate, utterance.name)
+        waveform = noise.change(waveform, rate, noise.generator(utterance.name))
+        file = new / "clip.flac"
+        soundfile.write(file, waveform / max(1.0, np.abs(waveform).max()), rate)
+        audio = {"bytes": file.read_bytes(), "path": None}
+        file.unlink()
+        facts = {"speaker_id": None, "source": None, "duration": len(waveform) / rate}
+        rows.append({"id": utterance.name, "audio": audio, "text": utterance.text} | facts)
+    write_shards(rows, new, "test", 2**30)
+    new.rename(folder)
+
+
+def make_language_model(file: Path) -> None:
+    if not file.exists():
+        command = [sys.executable, "-m", "modeling_deepspeech2.training.language_model", "demo/speech::english/train"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            [*command, "--tokenizer", "tokenizer/english", "--output", str(file)], check=True, capture_output=True
+        )
+
+
+def train(settings: dict, seed: int, more: list[str], measured: set[str], work: Path, cores: "queue.Queue[int]") -> dict:
+    """One run on one core -> its line of the log."""
+    core = cores.get()
+    try:
+        return _train(settings, seed, more, measured, work, core)
+    finally:
+        cores.put(core)
+
+
+def _train(settings: dict, seed: int, more: list[str], measured: set[str], work: Path, core: int) -> dict:
+    output = work / f"run-{core}"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    fields = settings | {"seed": seed, "output_dir": str(output)}
+    if NOISY in measured:
+        fields["test"] = [*fields.get("test", [TEST]), f"{work / 'noisy'}::test"]
+    arguments = []
+    for name, value in fields.items():
+        arguments += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+    command = [sys.executable, "-c", ON_ONE_CORE, str(core), "run_ctc.py", str(RECIPE), *arguments, *more]
+    started = time.perf_counter()
+    with (output / "log.txt").open("w") as log:
+        done = subprocess.run(command, stdout=log, stderr=log, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"The run {settings} with seed {seed} failed; {output / 'log.txt'} says why.")
+    results = json.loads((output / "results.json").read_text())
+    results = {NOISY if name.endswith("::test") else name: rates for name, rates in results.items()}
+    model = DeepSpeech2ForCTC.from_pretrained(output)
+    if WITH_LM in measured:
+        processor = DeepSpeech2Processor.from_pretrained(output)
+        decoder = CTCBeamSearchDecoder(processor.tokenizer, work / "lm.safetensors")
+        data = SpeechData("demo/speech", [TEST], show_progress=False)
+        found = evaluate(model, processor, data, Accelerator(cpu=True), decoder=decoder)
+        results[WITH_LM] = {"wer": found.wer, "cer": found.cer}
+    facts = {"parameters": model.num_parameters(), "seconds": round(seconds), "results": results}
+    return {"settings": settings, "seed": seed} | facts
+
+
+def missing(names: list[str], seeds: int, runs: dict[str, dict]) -> list[tuple[dict, int, set[str]]]:
+    """Runs to be made, all with the first seed before any with the second: settings, seed, and what is to be measured."""
+    needed: dict[str, tuple[dict, int, set[str]]] = {}
+    for seed in range(seeds):
+        for name in names:
+            for settings in FINDINGS[name].variants.values():
+                needed.setdefault(key(settings, seed), (settings, seed, set()))[2].update(FINDINGS[name].measured)
+    return [run for name, run in needed.items() if name not in runs or not run[2] <= runs[name]["results"].keys()]
