@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
         share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(max(1, share - training.num_workers))
     output = Path(training.output_dir)
-    source = output / "checkpoints" / "start" if training.resume else training.model
+    source = output / "checkpoints" / "start" if training.resume else training.model or None
     if training.resume and last_checkpoint(output) is None:
         raise SystemExit(f"There is no checkpoint to resume from in {output / 'checkpoints'}.")
 
