@@ -17,6 +17,10 @@ from transformers import AutoTokenizer
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # test files side by side share the cores, as do the processes that they start
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
 
 from modeling_deepspeech2 import (
     CTCBeamSearchDecoder,
