@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def test_recordings_become_a_data_set(recordings, tiny_model_folder, clips, tmp_
         assert row["duration"] == pytest.approx(len(waveform) / 16_000, abs=1e-4)
 
 
-def test_several_processes_and_other_orders_give_the_same(recordings, tiny_model_folder, tmp_path):
+def test_several_processes_give_the_same(recordings, tiny_model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "CHARACTERS_AT_A_TIME", 1)  # each recording by itself
     found = []
     for number in (1, 2):
         folder = tmp_path / f"speech{number}"
@@ -105,24 +107,25 @@ def test_a_build_goes_on_where_it_was_interrupted(recordings, tiny_model_folder,
 @pytest.mark.parametrize("place", ["write_shards", "write_card", "_replace"])
 def test_a_build_that_is_stopped_while_it_writes_is_done_again(place, recordings, tiny_model_folder, tmp_path, monkeypatch):
     """An older data set stays whole until the new one is; after a stop in the very exchange the folder is still known."""
-    output = tmp_path / "speech"
-    rename = Path.rename
+    output, move = tmp_path / "speech", shutil.move
 
     def stop(*rest, **more):
         raise KeyboardInterrupt
 
     def stop_in_the_middle(file, target):
-        return stop() if file.suffix == ".parquet" and file.parent.name == "data_set" else rename(file, target)
+        return stop() if file.suffix == ".parquet" else move(file, target)
 
     for number in range(2):
         with monkeypatch.context() as patched:
             if place == "_replace":
-                patched.setattr(Path, "rename", stop_in_the_middle)
+                patched.setattr(shutil, "move", stop_in_the_middle)
             else:
                 patched.setattr(building, place, stop)
             with pytest.raises(KeyboardInterrupt):
                 build(str(recordings), [], output, settings(tiny_model_folder), show_progress=False)
-        assert place == "_replace" or output.exists() == bool(number)
+        if place != "_replace":
+            assert output.exists() == bool(number)
+            assert not number or SpeechData(str(output), ["train"], show_progress=False).index.hours > 0
         build(str(recordings), [], output, settings(tiny_model_folder), show_progress=False)
         assert SpeechData(str(output), ["train"], show_progress=False).index.hours > 0
         assert (output / "README.md").exists() and (output / "rejected.csv").exists()
@@ -137,6 +140,8 @@ def test_every_reject_is_named_with_its_reason(recordings, tiny_model_folder, tm
     os.link(recordings / "one.flac", recordings / "long.flac")
     os.link(recordings / "one.flac", recordings / "alone.flac")
     (recordings / "notes.txt").write_text("words")
+    (recordings / "cover.jpg").write_bytes(b"")  # nobody takes it for a recording
+    (recordings / "settings.json").write_text("{}")
     (recordings / "latin.TXT").write_bytes("grün".encode("latin-1"))
     os.link(recordings / "one.flac", recordings / "latin.flac")
     build(str(recordings), [], tmp_path / "speech", settings(tiny_model_folder), show_progress=False)
@@ -147,7 +152,7 @@ def test_every_reject_is_named_with_its_reason(recordings, tiny_model_folder, tm
     assert "no transcript beside it" in table.loc["alone.flac", "reason"]
     assert "no audio beside" in table.loc["notes.txt", "reason"]
     assert "expected UTF-8" in table.loc["latin.flac", "reason"]
-    assert "one.flac" not in table.index
+    assert not {"one.flac", "cover.jpg", "settings.json"} & set(table.index)
     assert list(table.columns[-len(FEATURES) :]) == list(FEATURES)
 
 
@@ -233,6 +238,10 @@ TRANSCRIPTS = {
         "1\n00:00:01,000 --> 00:00:02,000\nNo.\n\n2\n00:00:02,000 --> 00:00:03,000\nNo.\n\n"
         "3\n00:00:03,000 --> 00:00:04,000\nYes.\n\n4\n00:00:04,000 --> 00:00:05,000\n7\n",
         [Line("No."), Line("No."), Line("Yes."), Line("7")],
+    ),
+    "d.srt": (  # no fractions, an empty line after every line
+        "1\n\n00:00:01 --> 00:00:02\n\none\n\n2\n\n00:00:03:500 --> 00:00:04:000\n\ntwo\n",
+        [Line("one"), Line("two")],
     ),
     "A.TXT": ("one\n", [Line("one")]),
     "b.json": ('{"segments": [{"text": " one ", "speaker": "A"}, {"text": "two"}]}', [Line("one", "A"), Line("two")]),

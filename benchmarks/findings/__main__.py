@@ -10,7 +10,6 @@ runs.jsonl beside this file, so that a stopped command goes on, and a run that s
 """
 
 import argparse
-import json
 import os
 import queue
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,7 +18,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from .report import write_report
-from .runs import key, make_language_model, make_noisy, missing, read_log, train
+from .runs import RunError, append, key, make_language_model, make_noisy, missing, read_log, train
 from .variants import FINDINGS, NOISY, WITH_LM
 
 
@@ -41,6 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = sorted(set(settings.finding) - set(FINDINGS))
     if unknown:
         parser.error(f"there is no finding {unknown[0]}; there are {', '.join(FINDINGS)}")
+    if settings.shorter and LOG.resolve() == settings.log.resolve():
+        parser.error("--shorter makes other runs than those of the log: name another --log, --output and --work")
     names = settings.finding or list(FINDINGS)
     if settings.list:
         for name in names:
@@ -58,15 +59,21 @@ def main(arguments: list[str] | None = None) -> None:
     more = [f"--{field}" for field in settings.shorter]
     with ThreadPoolExecutor(cores.qsize()) as pool:
         tasks = [pool.submit(train, *run[:2], more, run[2], settings.work, cores) for run in waiting]
+        failures = []
         try:
             for task in tqdm(as_completed(tasks), "runs", len(tasks), unit=" runs", disable=not tasks):
-                run = task.result()
-                with settings.log.open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(run) + "\n")
+                try:
+                    run = task.result()
+                except RunError as error:
+                    failures.append(str(error))
+                    continue
+                append(settings.log, run)
                 runs[key(run["settings"], run["seed"])] = run
         finally:
             pool.shutdown(cancel_futures=True)
-    print(write_report(names, runs, settings.output))
+    print(write_report(runs, settings.output))
+    if failures:
+        raise SystemExit("\n".join(failures))
 
 
 if __name__ == "__main__":

@@ -20,19 +20,20 @@ STANDARD_ERRORS = 2.0
 
 _HEADING = """# The paper's findings, in kind
 
-Small trainings that differ in one thing, on the bundled synthetic voices: `recipes/findings.yaml` (51 minutes of speech,
-3 × GRU-64 unless said otherwise, 5 epochs), each on one core, {seconds:.0f} s on average. `python -m benchmarks.findings`
+Small trainings that differ in one thing, on the bundled synthetic voices: `recipes/findings.yaml` (51 minutes of speech, 3
+× GRU-64 unless said otherwise, 5 epochs), each on one core, {seconds:.0f} s on average. `python -m benchmarks.findings`
 trains what is not in `benchmarks/findings/runs.jsonl` yet ({runs} runs are), and writes this page from it; `--draw` only
-writes. Errors are those of the best path on the 160 test clips of four voices that training never heard (Mandarin: 160 of
-two), means over the seeds with their standard deviations. "Holds" and "does not hold" mean that the means differ by more
-than {errors:g} standard errors; all else is not decided here. The paper's models have 35 to 100 million parameters and up to
-12,000 hours of speech, so that only the direction of an effect can be compared, never its size.
+writes. Errors are those of the best path, if no language model is named, on the 160 test clips of four voices that training
+never heard (Mandarin: 160 of two), means over the seeds with their standard deviations. "Holds" and "does not hold" mean
+that the means differ by more than {errors:g} standard errors; all else is not decided here. The paper's models have 35 to
+100 million parameters and up to 12,000 hours of speech, so that only the direction of an effect can be compared, never its
+size.
 """
 
 
-def write_report(names: list[str], runs: dict[str, dict], folder: Path) -> str:
+def write_report(runs: dict[str, dict], folder: Path) -> str:
     """Writes findings.md and a picture for each finding that has runs; gives the text."""
-    shown = {name: FINDINGS[name] for name in names if _runs_of(FINDINGS[name], runs)}
+    shown = {name: finding for name, finding in FINDINGS.items() if _runs_of(finding, runs)}
     seconds = [run["seconds"] for run in runs.values()]
     parts = [_HEADING.format(seconds=statistics.mean(seconds or [0]), runs=len(runs), errors=STANDARD_ERRORS)]
     (folder / "findings").mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,8 @@ def _section(name: str, finding: Finding, runs: dict[str, list[dict]]) -> str:
 
 
 def _mean_and_deviation(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else math.nan:.1f} %"
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation} %"
 
 
 def verdict(claim: Claim, runs: dict[str, list[dict]]) -> str:

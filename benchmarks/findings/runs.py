@@ -30,6 +30,10 @@ ON_ONE_CORE = (
 )
 
 
+class RunError(RuntimeError):
+    """A training that ended with an error."""
+
+
 def key(settings: dict, seed: int) -> str:
     return json.dumps([settings, seed], sort_keys=True)
 
@@ -44,6 +48,13 @@ def read_log(file: Path) -> dict[str, dict]:
         except ValueError:
             continue
     return runs
+
+
+def append(file: Path, run: dict) -> None:
+    """Adds a run to the log, on a line of its own even after one that was cut off."""
+    is_cut_off = file.exists() and not file.read_bytes().endswith(b"\n") and file.stat().st_size > 0
+    with file.open("a", encoding="utf-8") as log:
+        log.write("\n" * is_cut_off + json.dumps(run) + "\n")
 
 
 def make_noisy(folder: Path) -> None:
@@ -103,7 +114,9 @@ def _train(settings: dict, seed: int, more: list[str], measured: set[str], work:
         done = subprocess.run(command, stdout=log, stderr=log, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
     seconds = time.perf_counter() - started
     if done.returncode:
-        raise SystemExit(f"The run {settings} with seed {seed} failed; {output / 'log.txt'} says why.")
+        kept = output.with_name(f"failed-{time.time_ns()}.txt")  # the core's next run takes the folder
+        shutil.copyfile(output / "log.txt", kept)
+        raise RunError(f"The run {settings} with seed {seed} failed; {kept} says why.")
     results = json.loads((output / "results.json").read_text())
     results = {NOISY if name.endswith("::test") else name: rates for name, rates in results.items()}
     model = DeepSpeech2ForCTC.from_pretrained(output)

@@ -2,7 +2,8 @@
 
 In come recordings and a trained model, out go parquet shards with a card, and a table of all that was rejected, with
 reasons. The recordings are worked on side by side, each by one process; what a process has done is kept beside the output,
-so that a build that was interrupted goes on. Held at a time is the audio of one recording for each process, or of an hour.
+so that a build that was interrupted goes on. Held at a time is the audio of one recording, or of a few short ones, for each
+process.
 """
 
 import io
@@ -49,7 +50,7 @@ PART_SCHEMA = pyarrow.schema(
         ("split", pyarrow.string()),
         ("start", pyarrow.float64()),
         ("end", pyarrow.float64()),
-        ("reason", pyarrow.string()),  # why it cannot be used; then it has no audio
+        ("reason", pyarrow.string()),  # why it cannot be used, if so
         ("right", pyarrow.list_(pyarrow.float64())),  # features with its own transcript
         ("wrong", pyarrow.list_(pyarrow.float64())),  # and with a corrupted one; NaN where there is none
     ]
@@ -178,12 +179,13 @@ def build(
 def _replace(output: Path, new: Path) -> None:
     """Moves a new data set to where it belongs; stopped at any point, the next build does it again."""
     output.mkdir(parents=True, exist_ok=True)
-    (new / REJECTED).rename(output / REJECTED)  # first, for it tells that the folder is a build's own
+    # First, for it tells that the folder is a build's own. The output may be on another disk.
+    shutil.move(new / REJECTED, output / REJECTED)
     for old in (*output.glob("*.parquet"), output / FILTER):
         old.unlink(missing_ok=True)
     shutil.rmtree(output / PROCESSOR, ignore_errors=True)
     for file in new.iterdir():
-        file.rename(output / file.name)
+        shutil.move(file, output / file.name)
     new.rmdir()
 
 

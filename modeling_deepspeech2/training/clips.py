@@ -110,7 +110,7 @@ def _read_manifest(file: Path, audio_root: Path | None, split: str | None) -> It
         except ValueError as error:
             raise DataError(f"{file}, line {line}: offset and duration must be seconds ({error}).") from error
         name = name or (str(audio) if start is None else f"{audio}-{start:.2f}")
-        yield Clip(name, str(root / audio), text, speaker, split or row.get("split") or None, start, end)
+        yield Clip(name, str(root / audio), text, speaker, split or as_text(row.get("split")) or None, start, end)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict]]:

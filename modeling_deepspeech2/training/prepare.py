@@ -215,14 +215,15 @@ def _rows(clips: pandas.DataFrame, left_out: list, bar: tqdm):
 def draw_splits(clips: pandas.DataFrame, validation_share: float, test_share: float) -> tuple[np.ndarray, str]:
     """ "train", "validation" or "test" for each clip, the same in every run, and what they do not share.
 
-    That is speakers, where all are known and there are enough of them; else recordings, where the clips tell their source
-    and there are enough; else sentences. Whole speakers (recordings, sentences) are drawn by a hash of their names until a
-    split has its share of the speech. Those with more than that, and at least half of the speech, are for training.
+    That is speakers, where all are known and there are enough of them; else recordings, where there are enough and clips
+    are mostly parts of one; else sentences. Whole speakers (recordings, sentences) are drawn by a hash of their names until
+    a split has its share of the speech. Those with more than that, and at least half of the speech, are for training.
     """
     keys, unit = clips["text"].str.lower().str.split().str.join(" "), "sentence"
-    for column, name in (("source", "recording"), ("speaker", "speaker")):
-        if column in clips and clips[column].notna().all() and clips[column].nunique() >= ENOUGH_SPEAKERS:
-            keys, unit = clips[column], name
+    if "source" in clips and ENOUGH_SPEAKERS <= clips["source"].nunique() <= len(clips) / 2:
+        keys, unit = clips["source"], "recording"
+    if clips["speaker"].notna().all() and clips["speaker"].nunique() >= ENOUGH_SPEAKERS:
+        keys, unit = clips["speaker"], "speaker"
     seconds = clips["seconds"].groupby(keys).sum()
     total = training = float(seconds.sum())
     split_of = {}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 
+import soundfile
+
 from .clips import MANIFESTS, read_clips
 from .segments import Line
 from .sources import METADATA_FILES, DataError, as_text, open_source
@@ -18,6 +20,8 @@ from .verify import all_splits
 
 
 TRANSCRIPTS = (".txt", ".srt", ".vtt", ".json")
+# Without a transcript, other files are not taken for recordings: pictures, licences, …
+SURELY_AUDIO = {f".{kind.lower()}" for kind in soundfile.available_formats()} | {".opus", ".m4a", ".aac", ".mp4", ".webm"}
 NO_AUDIO = (*TRANSCRIPTS, *MANIFESTS, ".md", ".parquet")
 
 
@@ -66,7 +70,7 @@ def read_recordings(source: str, splits: list[str]) -> Iterator[Recording]:
             for table in opened.tables(shard, ["id", opened.audio_column, opened.text_column, "speaker_id"]):
                 for row in table.to_pylist():
                     audio = {"bytes": None, "path": None} | opened.audio(row)
-                    name = str(row.get("id") or audio["path"] or f"{split}-{number}")
+                    name = as_text(row.get("id")) or audio["path"] or f"{split}-{number}"
                     lines = _lines(as_text(row[opened.text_column]), as_text(row.get("speaker_id")) or None)
                     yield Recording(name, audio, lines, split.replace("/", "_"))
                     number += 1
@@ -94,10 +98,11 @@ def find_pairs(folder: Path) -> list[tuple[Path | None, Path | None]]:
     pairs = []
     for file in audio:
         own = transcripts.get(file.with_suffix(""), [])
-        pairs.append((file, min(own, key=lambda file: TRANSCRIPTS.index(file.suffix.lower()), default=None)))
+        if own or file.suffix.lower() in SURELY_AUDIO:
+            pairs.append((file, min(own, key=lambda file: TRANSCRIPTS.index(file.suffix.lower()), default=None)))
     with_audio = {file.with_suffix("") for file in audio}
     alone = [(None, file) for name, files in transcripts.items() for file in files if name not in with_audio]
-    return pairs + alone
+    return pairs + [pair for pair in alone if pair[1].suffix.lower() != ".json"]  # which may be anything
 
 
 def _read_pair(folder: Path, audio: Path | None, transcript: Path | None) -> Recording:
@@ -165,7 +170,7 @@ class _Cue:
     speaker: str | None = None
 
 
-_TIMES = re.compile(r"(?:(\d+):)?(\d+):(\d+)[.,](\d+)\s*-->")
+_TIMES = re.compile(r"(?:(\d+):)?(\d+):(\d+)(?:[.,:](\d+))?\s*-->")
 
 
 def _read_subtitles(content: str, is_webvtt: bool) -> list[Line]:
@@ -182,7 +187,7 @@ def _read_subtitles(content: str, is_webvtt: bool) -> list[Line]:
         times = _TIMES.match(line.strip())
         if times:
             hours, minutes, seconds, fraction = times.groups()
-            cues.append(_Cue(3600 * int(hours or 0) + 60 * int(minutes) + float(f"{seconds}.{fraction}"), []))
+            cues.append(_Cue(3600 * int(hours or 0) + 60 * int(minutes) + float(f"{seconds}.{fraction or 0}"), []))
             is_open = True
         elif is_webvtt and not line:
             is_open = False
@@ -199,6 +204,7 @@ def _read_subtitles(content: str, is_webvtt: bool) -> list[Line]:
 
 def _names_cue(lines: list[str], number: int, is_webvtt: bool) -> bool:
     """Whether a line is the number or name of the cue whose times come next."""
-    if number + 1 == len(lines) or not _TIMES.match(lines[number + 1].strip()):
+    follows = next((line.strip() for line in lines[number + 1 :] if is_webvtt or line.strip()), "")
+    if not _TIMES.match(follows):
         return False
     return lines[number].strip().isdecimal() or (is_webvtt and not lines[number - 1])

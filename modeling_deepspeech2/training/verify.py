@@ -260,7 +260,7 @@ def verify(
                         batch, known = [], []
                         for row in table.slice(start, ROWS_AT_A_TIME).to_pylist():
                             audio = {"bytes": None, "path": None} | source.audio(row)
-                            name = str(row.get("id") or audio["path"] or f"{split}, row {place}")
+                            name = as_text(row.get("id")) or audio["path"] or f"{split}, row {place}"
                             text, speaker = as_text(row[text_column]), as_text(row.get(speaker_column))
                             batch.append(Utterance(name, audio, text))
                             declared = row.get(duration_column)
