@@ -11,7 +11,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from .runs import key  # noqa: E402
 from .variants import FINDINGS, MANDARIN_TEST, Claim, Finding  # noqa: E402
 
 
@@ -33,14 +32,14 @@ size.
 
 def write_report(runs: dict[str, dict], folder: Path) -> str:
     """Writes findings.md and a picture for each finding that has runs; gives the text."""
-    shown = {name: finding for name, finding in FINDINGS.items() if _runs_of(finding, runs)}
     seconds = [run["seconds"] for run in runs.values()]
     parts = [_HEADING.format(seconds=statistics.mean(seconds or [0]), runs=len(runs), errors=STANDARD_ERRORS)]
     (folder / "findings").mkdir(parents=True, exist_ok=True)
-    for name, finding in shown.items():
+    for name, finding in FINDINGS.items():
         of_variants = _runs_of(finding, runs)
-        draw(finding, of_variants, folder / "findings" / f"{name}.svg")
-        parts.append(_section(name, finding, of_variants))
+        if of_variants:
+            draw(finding, of_variants, folder / "findings" / f"{name}.svg")
+            parts.append(_section(name, finding, of_variants))
     text = "\n".join(parts)
     (folder / "findings.md").write_text(text, encoding="utf-8")
     return text
@@ -50,7 +49,7 @@ def _runs_of(finding: Finding, runs: dict[str, dict]) -> dict[str, list[dict]]:
     """Of each variant the runs that measured all that the finding needs."""
     found = {}
     for variant, settings in finding.variants.items():
-        own = [run for run in runs.values() if key(settings, run["seed"]) == key(run["settings"], run["seed"])]
+        own = [run for run in runs.values() if run["settings"] == settings]
         own = [run for run in own if set(finding.measured) <= run["results"].keys()]
         if own:
             found[variant] = sorted(own, key=lambda run: run["seed"])

@@ -40,9 +40,9 @@ class Finding:
     scale: dict[str, float] = field(default_factory=dict)
 
 
-def _rising(variants: dict[str, dict], sentence: str, test: str = TEST) -> list[Claim]:
+def _rising(variants: dict[str, dict], test: str = TEST) -> list[Claim]:
     names = list(variants)
-    return [Claim(sentence.format(b, a), b, a, test, test) for a, b in zip(names, names[1:])]
+    return [Claim(f"{more} are better than {less}", more, less, test, test) for less, more in zip(names, names[1:])]
 
 
 _ONE_CONVOLUTION = {"conv_channels": [16], "conv_kernel_sizes": ["21x11"], "conv_strides": ["8x3"]}
@@ -111,7 +111,7 @@ def _hours(language: str, test: str) -> Finding:
         f"About 6 to 100 % of {_MINUTES[language]:.0f} minutes of training speech, drawn by a hash; about the same number "
         "of steps for each, in random order.",
         variants,
-        _rising(variants, "{} are better than {}", test),
+        _rising(variants, test),
         (test,),
         "minutes of training speech",
         {share: _MINUTES[language] * int(share[:-1]) / 100 for share in _SHARES},
@@ -211,7 +211,7 @@ FINDINGS = {
         "Larger models are better, up to the 100 million parameters of its best English one.",
         "Three layers of 32 to 128 units.",
         _WIDTHS,
-        _rising(_WIDTHS, "{} are better than {}"),
+        _rising(_WIDTHS),
         (TEST,),
         "parameters",
     ),
