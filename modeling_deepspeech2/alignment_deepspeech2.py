@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from .decoding_deepspeech2 import Span, log_softmax
+from .first_letters import first_letters_after_pauses
 from .recordings_deepspeech2 import recording_logits
 from .tokenization_deepspeech2 import _CJK
 from .viterbi import ctc_viterbi
@@ -77,6 +78,8 @@ def align(audio: str | os.PathLike | bytes | np.ndarray, text: str | list[str], 
     """
     seconds_per_frame = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
     logits = recording_logits(model, processor.feature_extractor, audio)
+    if model.config.bidirectional:
+        logits = first_letters_after_pauses(logits, processor.tokenizer, seconds_per_frame)
     return align_logits(logits, text, processor.tokenizer, seconds_per_frame)
 
 

@@ -22,7 +22,6 @@ UNITS = ("word", "character")
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 _METADATA = "ngram_language_model"
 _LN10 = float(np.log(10))
-_ROOT = 0  # the state without context; the state of the unigram of word w is 1 + w
 
 
 class LanguageModelError(ValueError):
@@ -57,7 +56,8 @@ class NGramModel:
         contexts += [starts[n - 1] + order.contexts for n, order in enumerate(orders) if n > 0]
         contexts = np.concatenate(contexts).astype(np.int64)
         last_words = np.concatenate([[0], *(order.words for order in orders)]).astype(np.int64)
-        self._index(contexts, last_words, int(starts[1]))
+        # They are sorted already. A hash table took twice as long here: its collisions need several rounds of NumPy.
+        self._keys = (contexts * len(words) + last_words)[1:]
         # Where a state falls back to, and where an n-gram leads: the longest suffix that makes a difference to what follows.
         self._suffixes = np.zeros(len(contexts), np.int64)
         matters = self._backoffs != 0
@@ -74,35 +74,12 @@ class NGramModel:
     def num_ngrams(self) -> list[int]:
         return [len(order.words) for order in self.orders]
 
-    def _index(self, contexts: np.ndarray, words: np.ndarray, first: int) -> None:
-        """A hash table (state, word) -> n-gram for orders from two on; at least half of its slots stay empty."""
-        self._keys = contexts * len(self.words) + words
-        bits = max(4, int(np.ceil(np.log2(2 * max(1, len(contexts) - first)))))
-        self._shift, self._mask = np.uint64(64 - bits), 2**bits - 1
-        self._table = np.full(2**bits, -1, np.int32)
-        waiting = np.arange(first, len(contexts))
-        slots = self._slots(self._keys[waiting])
-        while len(waiting):
-            is_free = self._table[slots] < 0
-            self._table[slots[is_free]] = waiting[is_free]  # where several want a slot, the last one has it
-            lost = self._table[slots] != waiting
-            waiting, slots = waiting[lost], (slots[lost] + 1) & self._mask
-
-    def _slots(self, keys: np.ndarray) -> np.ndarray:
-        mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        return (mixed >> self._shift).astype(np.int64)
-
     def _find(self, states: np.ndarray, words: np.ndarray) -> np.ndarray:
         """The n-gram of each state and word, -1 where there is none."""
         keys = states * len(self.words) + words
-        slots = self._slots(keys)
-        found = self._table[slots].astype(np.int64)
-        other = np.flatnonzero((self._keys[found] != keys) & (found >= 0) & (states != _ROOT))
-        while len(other):
-            slots[other] = (slots[other] + 1) & self._mask
-            found[other] = self._table[slots[other]]
-            other = other[(self._keys[found[other]] != keys[other]) & (found[other] >= 0)]
-        return np.where(states == _ROOT, 1 + words, found)
+        places = self._keys.searchsorted(keys)
+        places[places == len(self._keys)] = 0
+        return np.where(self._keys[places] == keys, 1 + places, -1)
 
     def _longest_suffix(self, states: np.ndarray, words: np.ndarray) -> np.ndarray:
         found = self._find(states, words)

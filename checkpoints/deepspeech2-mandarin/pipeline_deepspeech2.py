@@ -8,11 +8,13 @@ import os
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import AutomaticSpeechRecognitionPipeline
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from .audio import AudioError, read_audio, to_mono
 from .decoding_deepspeech2 import CTCBeamSearchDecoder, check_alphabet, has_decoder
+from .first_letters import first_letters_after_pauses
 
 
 class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
@@ -66,8 +68,6 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         yield from super().preprocess(self._waveform(inputs), chunk_length_s, stride_length_s)
 
     def _forward(self, model_inputs, **kwargs) -> dict:
-        if self.decoder is None:
-            return super()._forward(model_inputs, **kwargs)
         names = (self.model.main_input_name, "attention_mask", "stride", "is_last")
         features, mask, stride, is_last = (model_inputs.pop(name, None) for name in names)
         found = {"is_last": is_last, "logits": self.model(features, mask).logits}
@@ -77,11 +77,6 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         return found | model_inputs
 
     def postprocess(self, model_outputs, hotwords=None, n_best=None, return_timestamps=None, **kwargs) -> dict:
-        if self.decoder is None:
-            result = super().postprocess(model_outputs, return_timestamps=return_timestamps, **kwargs)
-            for chunk in result.get("chunks", []):  # plain numbers, which print and serialise
-                chunk["timestamp"] = tuple(float(seconds) for seconds in chunk["timestamp"])
-            return result
         pieces, extra = [], {}
         for output in model_outputs:
             logits, stride = output.pop("logits")[0].float(), output.pop("stride", None)
@@ -89,11 +84,20 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
             if stride is not None:
                 frames, left, right = stride
                 logits = logits[left : frames - right]
-            pieces.append(logits.numpy())
+            pieces.append(logits)
             for name, value in output.items():
                 extra.setdefault(name, []).append(value)
         seconds_per_frame = self._align_to / self.feature_extractor.sampling_rate
-        found = self.decoder.decode(np.concatenate(pieces), seconds_per_frame, n_best or 1, hotwords)
+        if self.model.config.bidirectional:
+            pieces = list(first_letters_after_pauses(pieces, self.tokenizer, seconds_per_frame)) or pieces
+        logits = torch.cat(pieces)
+        if self.decoder is None:
+            tokens = logits.argmax(1)[None]
+            result = super().postprocess([{"tokens": tokens}], return_timestamps=return_timestamps, **kwargs)
+            for chunk in result.get("chunks", []):  # plain numbers, which print and serialise
+                chunk["timestamp"] = tuple(float(seconds) for seconds in chunk["timestamp"])
+            return result | extra
+        found = self.decoder.decode(logits, seconds_per_frame, n_best or 1, hotwords)
         result: dict[str, Any] = {"text": found[0].text}
         if return_timestamps:
             spans = found[0].words if return_timestamps == "word" else found[0].characters

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .audio import read_audio_blocks, to_mono
 from .decoding_deepspeech2 import GreedyDecoder, Hypothesis, check_alphabet
+from .first_letters import first_letters_after_pauses
 from .streaming_deepspeech2 import StreamingFeatures, StreamingModel
 from .utterances_deepspeech2 import LONGEST_UTTERANCE, UtteranceDecoder
 
@@ -135,7 +136,10 @@ def transcribe(
     )
 
     def heard() -> Iterator[Hypothesis]:  # settings are checked above, not when the first utterance is asked for
-        for logits in recording_logits(model, processor.feature_extractor, audio):
+        pieces = recording_logits(model, processor.feature_extractor, audio)
+        if model.config.bidirectional:
+            pieces = first_letters_after_pauses(pieces, processor.tokenizer, seconds_per_frame)
+        for logits in pieces:
             yield from utterances.feed(logits)
         yield from utterances.finish()
 
