@@ -28,7 +28,7 @@ app: .venv/app.installed
 	$(BIN)/python app.py
 
 test: .venv/test.installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 benchmarks: .venv/train.installed
 	$(BIN)/python -m benchmarks --chart benchmarks/recurrence.svg

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
 from modeling_deepspeech2.decoding_deepspeech2 import Hypothesis, Span, has_decoder, log_softmax
+from modeling_deepspeech2.first_letters import first_letters_after_pauses
 
 
 NUM_HYPOTHESES = 6
@@ -96,6 +97,8 @@ def hear(recognizer: Recognizer, waveform: np.ndarray) -> Heard:
     finally:
         hook.remove()
     log_probs, seconds_per_frame = log_softmax(logits), model.config.inputs_to_logits_ratio / rate
+    if model.config.bidirectional:  # for the times of words; the pictures show what the network gave
+        logits = torch.cat(list(first_letters_after_pauses([logits], tokenizer, seconds_per_frame)))
     return Heard(
         waveform=waveform,
         sampling_rate=rate,
