@@ -1,10 +1,10 @@
 """How well `corpus build` cuts and filters, and how fast it aligns: clips with known transcripts are joined, or spoilt.
 
-    python -m benchmarks.corpus cut --model runs/demo_english
-    python -m benchmarks.corpus filter --model runs/demo_english
-    python -m benchmarks.corpus align --model runs/demo_english
+    python -m benchmarks.corpus cut
+    python -m benchmarks.corpus filter --precision 0.98
+    python -m benchmarks.corpus align --model runs/mine
 
-The clips should be new to the model. `cut` joins them with pauses of 0.2 to 1 s into recordings whose cuts are known;
+The clips should be new to the model; those of the bundled speech are to the checkpoints. `cut` joins them with pauses of 0.2 to 1 s into recordings whose cuts are known;
 `filter` spoils 30 % of the transcripts of two splits, trains on the one and judges the other; `align` takes one recording of
 an hour.
 """
@@ -173,7 +173,7 @@ def align_hour(settings: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["cut", "filter", "align"])
-    parser.add_argument("--model", default="runs/demo_english", help="(default %(default)s, the one of `make demo`)")
+    parser.add_argument("--model", default="checkpoints/deepspeech2-english", help="(default %(default)s)")
     parser.add_argument("--dataset", default="demo/speech")
     parser.add_argument("--split", default="english/test")
     parser.add_argument("--sample", default="english/train", help="`filter`: what the classifier is trained on")
