@@ -4,9 +4,9 @@
     python -m benchmarks.corpus filter --precision 0.98
     python -m benchmarks.corpus align --model runs/mine
 
-The clips should be new to the model; those of the bundled speech are to the checkpoints. `cut` joins them with pauses of 0.2 to 1 s into recordings whose cuts are known;
-`filter` spoils 30 % of the transcripts of two splits, trains on the one and judges the other; `align` takes one recording of
-an hour.
+The clips should be new to the model; those of the bundled speech are to the checkpoints. `cut` joins them with pauses of 0.2
+to 1 s into recordings whose cuts are known; `filter` spoils 30 % of the transcripts of two splits, trains on the one and
+judges the other; `align` takes one recording of an hour.
 """
 
 import argparse
