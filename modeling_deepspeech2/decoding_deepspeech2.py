@@ -441,12 +441,10 @@ class CTCBeamSearchDecoder:
             character_lm = self._score_characters(integers[_STATE], symbols, staying, scores)
 
         everything = np.concatenate([staying, scores.ravel()])
-        if len(everything) > self.beam_width:
-            chosen = np.argpartition(-everything, self.beam_width - 1)[: self.beam_width]
-        else:
-            chosen = np.arange(len(everything))
         bound = max(everything.max() - self.beam_threshold, _IMPOSSIBLE)
-        chosen = chosen[everything[chosen] >= bound]
+        chosen = np.flatnonzero(everything >= bound)
+        if len(chosen) > self.beam_width:
+            chosen = chosen[np.argpartition(-everything[chosen], self.beam_width - 1)[: self.beam_width]]
         stays, grows = chosen[chosen < width], chosen[chosen >= width] - width
         rows, cols = np.divmod(grows, len(symbols))
         floats[_BLANK], floats[_NONBLANK] = new_blank, repeated
@@ -469,18 +467,21 @@ class CTCBeamSearchDecoder:
         exact[:] = -np.inf
         best = staying  # scores known so far
         least = best.max() - self.beam_threshold
-        rounds = [np.flatnonzero(bounds > least)]
-        if len(rounds[0]) > 2 * self.beam_width:  # the most promising first: their scores rule out most of the others
-            rounds = np.split(rounds[0][np.argpartition(-bounds[rounds[0]], self.beam_width)], [self.beam_width])
+        promising = np.flatnonzero(bounds > least)
+        rounds = [promising]
+        if len(promising) > 2 * self.beam_width:  # the best first: their scores rule out most of the others
+            promising = promising[np.argpartition(-bounds[promising], self.beam_width)]
+            rounds = [promising[: self.beam_width], promising[self.beam_width :]]
         for places in rounds:
             if len(best) >= self.beam_width:
                 least = max(least, np.partition(best, -self.beam_width)[-self.beam_width])
                 places = places[bounds[places] > least]
             rows, cols = np.divmod(places, len(symbols))
             numbers = self._numbers[symbols[cols]]
-            found[places], followers[places] = self.model.score(states[rows], numbers)
-            found[places] += self.unknown_word_score * (numbers == 0)
-            exact[places] = bounds[places] + self.alpha * found[places]
+            log_prob, followers[places] = self.model.score(states[rows], numbers)
+            log_prob += self.unknown_word_score * (numbers == 0)
+            found[places] = log_prob
+            exact[places] = bounds[places] + self.alpha * log_prob
             best = np.concatenate([staying, exact[places]])
         return log_probs, next_states
 
