@@ -94,23 +94,14 @@ class NGramModel:
         Args:
             states, words: integers of one shape (n,); `begin` is the state at the beginning of a sentence.
         """
-        found = self._find(states, words)
-        scores = self.log_probs[found]
-        missing = np.flatnonzero(found < 0)
-        if len(missing):
-            behind, wanted, penalty = states[missing], words[missing], np.zeros(len(missing))
-            while True:
-                penalty += self._backoffs[behind]
-                behind = self._suffixes[behind]
-                here = self._find(behind, wanted)
-                done = here >= 0
-                found[missing[done]] = here[done]
-                scores[missing[done]] = penalty[done] + self.log_probs[here[done]]
-                if done.all():
-                    break
-                left = ~done
-                missing, behind, wanted, penalty = missing[left], behind[left], wanted[left], penalty[left]
-        return scores, self._next[found]
+        contexts, penalties = [states], [np.zeros(len(states))]  # ever shorter ones, the last of which knows every word
+        for _ in self.orders[1:]:
+            penalties.append(penalties[-1] + self._backoffs[contexts[-1]])
+            contexts.append(self._suffixes[contexts[-1]])
+        found = self._find(np.stack(contexts), words)
+        longest = (found >= 0).argmax(0), np.arange(len(words))
+        found = found[longest]
+        return np.stack(penalties)[longest] + self.log_probs[found], self._next[found]
 
     def sentence(self, words: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """The natural log-probability of each word of a sentence and of its end, and which of them are unknown."""
