@@ -40,14 +40,17 @@ def random_pieces(waveform: np.ndarray, rng: np.random.Generator) -> list[np.nda
 def exactness(model: StreamingModel, processor: DeepSpeech2Processor, clips: list[np.ndarray]) -> float:
     """The largest difference between a stream's logits and those of one pass, as a share of the largest logit."""
     rng, differences, largest = np.random.default_rng(0), [], []
+    dtype = model.model.dtype
     for clip in tqdm(clips, desc="logits", leave=False):
         features, state, found = StreamingFeatures(processor.feature_extractor), model.start(), []
         pieces = random_pieces(clip, rng)
         for number, piece in enumerate(pieces, 1):
-            logits, state = model.step(features(piece, number == len(pieces))[None], state, number == len(pieces))
+            frames = features(piece, number == len(pieces))[None].to(dtype)
+            logits, state = model.step(frames, state, number == len(pieces))
             found.append(logits[0])
         with torch.inference_mode():
-            expected = model.model(**processor(clip, sampling_rate=RATE, return_tensors="pt")).logits[0]
+            inputs = processor(clip, sampling_rate=RATE, return_tensors="pt").to(dtype)
+            expected = model.model(**inputs).logits[0]
         differences.append(float((torch.cat(found) - expected).abs().max()))
         largest.append(float(expected.abs().max()))
     return max(differences) / max(largest)
@@ -72,8 +75,10 @@ def main() -> None:
     clips = [waveform for waveform, _ in read_clips("english")[: arguments.clips]]
 
     print("| what | figure |\n| --- | ---: |")
-    difference = exactness(model, processor, clips)
-    print(f"| logits of {len(clips)} clips in random pieces: difference to one pass, of the largest | {difference:.1e} |")
+    double = StreamingModel(DeepSpeech2ForCTC.from_pretrained(arguments.model, dtype=torch.float64))
+    differences = " and ".join(f"{exactness(one, processor, clips):.1e}" for one in (model, double))
+    what = f"logits of {len(clips)} clips in random pieces: difference to one pass, of the largest, in float32 and float64"
+    print(f"| {what} | {differences} |")
     rng = np.random.default_rng(1)
     for name, decoder in decoders.items():
         first, first_word, taken, same = [], [], [], 0
