@@ -476,6 +476,8 @@ class CTCBeamSearchDecoder:
             if len(best) >= self.beam_width:
                 least = max(least, np.partition(best, -self.beam_width)[-self.beam_width])
                 places = places[bounds[places] > least]
+            if not len(places):
+                continue
             rows, cols = np.divmod(places, len(symbols))
             numbers = self._numbers[symbols[cols]]
             log_prob, followers[places] = self.model.score(states[rows], numbers)
