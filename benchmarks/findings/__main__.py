@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from .report import write_report
 from .runs import RunError, append, key, make_language_model, make_noisy, missing, read_log, train
-from .variants import FINDINGS, NOISY, WITH_LM
+from .variants import FINDINGS, NOISY, SEEDS, WITH_LM
 
 
 LOG = Path(__file__).with_name("runs.jsonl")
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("finding", nargs="*", help="all, unless some are named")
     parser.add_argument("--list", action="store_true", help="say what there is, and what the paper found")
     parser.add_argument("--draw", action="store_true", help="train nothing")
-    parser.add_argument("--seeds", type=int, default=3, help="(default %(default)s)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="(default %(default)s)")
     parser.add_argument("--log", type=Path, default=LOG, help="(default %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="of the report (default %(default)s)")
     parser.add_argument("--work", type=Path, default=WORK, help="where runs are made (default %(default)s)")

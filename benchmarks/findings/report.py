@@ -11,7 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from .variants import FINDINGS, MANDARIN_TEST, Claim, Finding  # noqa: E402
+from .runs import missing  # noqa: E402
+from .variants import FINDINGS, MANDARIN_TEST, SEEDS, Claim, Finding  # noqa: E402
 
 
 # A difference of two means that is so many standard errors large is taken for one.
@@ -20,9 +21,9 @@ STANDARD_ERRORS = 2.0
 _HEADING = """# The paper's findings, in kind
 
 Small trainings that differ in one thing, on the bundled synthetic voices: `recipes/findings.yaml` (51 minutes of speech, 3
-× GRU-64 unless said otherwise, 5 epochs), each on one core, {seconds:.0f} s on average. `python -m benchmarks.findings`
-trains what is not in `benchmarks/findings/runs.jsonl` yet ({runs} runs are), and writes this page from it; `--draw` only
-writes. Errors are those of the best path, if no language model is named, on the 160 test clips of four voices that training
+× GRU-64 unless said otherwise, 5 epochs), each on one core, {seconds:.0f} s on average. `python -m benchmarks.findings` trains
+what is not in `benchmarks/findings/runs.jsonl` yet ({runs} runs are, {left} are to come), and writes this page from it; `--draw`
+only writes. Errors are those of the best path, if no language model is named, on the 160 test clips of four voices that training
 never heard (Mandarin: 160 of two), means over the seeds with their standard deviations. "Holds" and "does not hold" mean
 that the means differ by more than {errors:g} standard errors; all else is not decided here. The paper's models have 35 to
 100 million parameters and up to 12,000 hours of speech, so that only the direction of an effect can be compared, never its
@@ -33,7 +34,8 @@ size.
 def write_report(runs: dict[str, dict], folder: Path) -> str:
     """Writes findings.md and a picture for each finding that has runs; gives the text."""
     seconds = [run["seconds"] for run in runs.values()]
-    parts = [_HEADING.format(seconds=statistics.mean(seconds or [0]), runs=len(runs), errors=STANDARD_ERRORS)]
+    left = len(missing(list(FINDINGS), SEEDS, runs))
+    parts = [_HEADING.format(seconds=statistics.mean(seconds or [0]), runs=len(runs), left=left, errors=STANDARD_ERRORS)]
     (folder / "findings").mkdir(parents=True, exist_ok=True)
     for name, finding in FINDINGS.items():
         of_variants = _runs_of(finding, runs)

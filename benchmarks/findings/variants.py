@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 TEST, NOISY, WITH_LM = "english/test", "noisy test", "with language model"
 MANDARIN_TEST = "mandarin/test"
+SEEDS = 3  # of every variant
 
 
 @dataclass
