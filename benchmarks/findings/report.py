@@ -26,8 +26,8 @@ trains what is not in `benchmarks/findings/runs.jsonl` yet ({runs} runs are, {le
 it; `--draw` only writes. Errors are those of the best path, if no language model is named, on the 160 test clips of four
 voices that training never heard (Mandarin: 160 of two), means over the seeds with their standard deviations. "Holds" and
 "does not hold" mean that the means differ by more than {errors:g} standard errors; all else is not decided here. The
-paper's models have 35 to 100 million parameters and up to 12,000 hours of speech, so that only the direction of an effect can be compared, never its
-size.
+paper's models have 35 to 100 million parameters and up to 12,000 hours of speech, so that only the direction of an effect
+can be compared, never its size.
 """
 
 
