@@ -97,8 +97,8 @@ def hear(recognizer: Recognizer, waveform: np.ndarray) -> Heard:
     finally:
         hook.remove()
     log_probs, seconds_per_frame = log_softmax(logits), model.config.inputs_to_logits_ratio / rate
-    if model.config.bidirectional:  # for the times of words; the pictures show what the network gave
-        logits = torch.cat(list(first_letters_after_pauses([logits], tokenizer, seconds_per_frame)))
+    # For the times of words; the pictures show what the network gave.
+    logits = torch.cat(list(first_letters_after_pauses([logits], tokenizer, model.config)))
     return Heard(
         waveform=waveform,
         sampling_rate=rate,

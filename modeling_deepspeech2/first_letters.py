@@ -16,14 +16,20 @@ PAUSE_SECONDS = 0.3  # longer than anything between two letters of a word that i
 LONGEST_PAUSE_SECONDS = 30.0  # so that memory stays bounded
 
 
-def first_letters_after_pauses(pieces: Iterable[Tensor], tokenizer: Any, seconds_per_frame: float) -> Iterator[Tensor]:
+def first_letters_after_pauses(pieces: Iterable[Tensor], tokenizer: Any, config: Any) -> Iterator[Tensor]:
     """Logits in pieces of shape (frames, vocab_size) -> the same frames, of which some of first letters come later.
+
+    `config` is the model's: where that reads one way, the pieces stay as they are.
 
     A first letter is a symbol at the beginning or behind a space. Where only blanks follow it for `PAUSE_SECONDS`, it moves
     up to the next symbol, if one comes within `LONGEST_PAUSE_SECONDS`. A word of one letter moves, too: nothing tells
     "i" before a pause from "i" behind it, and more sentences begin with it than end.
     """
+    if not config.bidirectional:
+        yield from pieces
+        return
     blank, delimiter = tokenizer.pad_token_id, tokenizer.word_delimiter_token_id
+    seconds_per_frame = config.inputs_to_logits_ratio / config.sampling_rate
     shortest, longest = (round(seconds / seconds_per_frame) for seconds in (PAUSE_SECONDS, LONGEST_PAUSE_SECONDS))
     letter: list[Tensor] = []  # the frames of a first letter
     blanks: list[Tensor] = []  # those behind it

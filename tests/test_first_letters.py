@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from modeling_deepspeech2 import DeepSpeech2Config
 from modeling_deepspeech2.decoding_deepspeech2 import GreedyDecoder
 from modeling_deepspeech2.first_letters import PAUSE_SECONDS, first_letters_after_pauses
 from modeling_deepspeech2.utterances_deepspeech2 import UtteranceDecoder
 
 
-FRAME = 0.03  # seconds
+CONFIG = DeepSpeech2Config(conv_strides=[[2, 3], [2, 1]])
+FRAME = CONFIG.inputs_to_logits_ratio / CONFIG.sampling_rate  # seconds, 0.03
 PAUSE = round(PAUSE_SECONDS / FRAME)  # frames
 
 
@@ -32,7 +34,7 @@ def logits_of(tokenizer, symbols: str) -> torch.Tensor:
 
 def moved(tokenizer, logits: torch.Tensor, cuts: list[int] = ()) -> torch.Tensor:
     pieces = np.split(logits.numpy(), sorted(cuts))
-    found = list(first_letters_after_pauses(map(torch.from_numpy, pieces), tokenizer, FRAME))
+    found = list(first_letters_after_pauses(map(torch.from_numpy, pieces), tokenizer, CONFIG))
     return torch.cat([torch.zeros(0, logits.shape[1]), *found])
 
 
@@ -83,3 +85,9 @@ def test_a_pause_no_longer_ends_an_utterance_within_a_word(english):
         utterances = UtteranceDecoder(GreedyDecoder(english), FRAME)
         texts.append([one.text for one in [*utterances.feed(heard), *utterances.finish()]])
     assert texts == [["so t", "urn"], ["so", "turn"]]
+
+
+def test_a_network_that_reads_one_way_needs_none_of_it(english):
+    logits = logits_of(english, f"so t{LONG}urn")
+    (same,) = first_letters_after_pauses([logits], english, DeepSpeech2Config(bidirectional=False))
+    assert same is logits

@@ -17,6 +17,7 @@ from .variants import FINDINGS, MANDARIN_TEST, SEEDS, Claim, Finding  # noqa: E4
 
 # A difference of two means that is so many standard errors large is taken for one.
 STANDARD_ERRORS = 2.0
+VERDICTS = ("holds", "not decided", "does not hold")
 
 _HEADING = """# The paper's findings, in kind
 
@@ -35,14 +36,15 @@ def write_report(runs: dict[str, dict], folder: Path) -> str:
     """Writes findings.md and a picture for each finding that has runs; gives the text."""
     seconds = [run["seconds"] for run in runs.values()]
     left = len(missing(list(FINDINGS), SEEDS, runs))
-    parts = [_HEADING.format(seconds=statistics.mean(seconds or [0]), runs=len(runs), left=left, errors=STANDARD_ERRORS)]
+    heading = _HEADING.format(seconds=statistics.mean(seconds or [0]), runs=len(runs), left=left, errors=STANDARD_ERRORS)
     (folder / "findings").mkdir(parents=True, exist_ok=True)
-    for name, finding in FINDINGS.items():
-        of_variants = _runs_of(finding, runs)
-        if of_variants:
-            draw(finding, of_variants, folder / "findings" / f"{name}.svg")
-            parts.append(_section(name, finding, of_variants))
-    text = "\n".join(parts)
+    found = {name: _runs_of(finding, runs) for name, finding in FINDINGS.items()}
+    found = {name: of_variants for name, of_variants in found.items() if of_variants}
+    sections = []
+    for name, of_variants in found.items():
+        draw(FINDINGS[name], of_variants, folder / "findings" / f"{name}.svg")
+        sections.append(_section(name, FINDINGS[name], of_variants))
+    text = "\n".join([heading, _summary(found), *sections])
     (folder / "findings.md").write_text(text, encoding="utf-8")
     return text
 
@@ -72,7 +74,9 @@ def _section(name: str, finding: Finding, runs: dict[str, list[dict]]) -> str:
         cells = [_mean_and_deviation(_errors(own, test, metric)) for test in finding.measured for metric in metrics[test]]
         lines.append(f"| {variant} | {own[0]['parameters']:,} | {len(own)} | {' | '.join(cells)} |")
     lines += ["", f"![{finding.title}](findings/{name}.svg)\n", f"The paper: {finding.paper}\n", "Here:\n"]
-    lines += [f"- {verdict(claim, runs)}" for claim in finding.claims if claim.better in runs and claim.worse in runs]
+    for claim in _claims(finding, runs):
+        said, figures = verdict(claim, runs)
+        lines.append(f"- {claim.sentence}: {said if said == VERDICTS[1] else f'**{said}**'} ({figures}).")
     if finding.axis and len(runs) > 2:
         factor, exponent, fit = power_law(finding, runs)
         lines.append(
@@ -82,27 +86,37 @@ def _section(name: str, finding: Finding, runs: dict[str, list[dict]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _summary(found: dict[str, dict[str, list[dict]]]) -> str:
+    """A line for each finding: which of its trends hold."""
+    lines = [f"| | {' | '.join(VERDICTS)} |", "| --- |" + " --- |" * len(VERDICTS)]
+    for name, runs in found.items():
+        said: dict[str, list[str]] = {one: [] for one in VERDICTS}
+        for claim in _claims(FINDINGS[name], runs):
+            said[verdict(claim, runs)[0]].append(claim.sentence)
+        lines.append(f"| {FINDINGS[name].title} | {' | '.join('; '.join(claims) for claims in said.values())} |")
+    return "\n".join(lines) + "\n"
+
+
+def _claims(finding: Finding, runs: dict[str, list[dict]]) -> list[Claim]:
+    """Those whose variants have runs."""
+    return [claim for claim in finding.claims if claim.better in runs and claim.worse in runs]
+
+
 def _mean_and_deviation(values: list[float]) -> str:
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{deviation} %"
 
 
-def verdict(claim: Claim, runs: dict[str, list[dict]]) -> str:
-    """One sentence: whether it holds here."""
+def verdict(claim: Claim, runs: dict[str, list[dict]]) -> tuple[str, str]:
+    """One of `VERDICTS`, and the figures that it rests on."""
     better, worse = _errors(runs[claim.better], claim.better_on), _errors(runs[claim.worse], claim.worse_on)
     means = f"{statistics.mean(better):.1f} against {statistics.mean(worse):.1f} %"
     if min(len(better), len(worse)) < 2:
-        return f"{claim.sentence}: not decided by one seed ({means})."
+        return VERDICTS[1], f"{means}, one seed"
     gain = statistics.mean(worse) - statistics.mean(better)
     error = math.sqrt(statistics.variance(better) / len(better) + statistics.variance(worse) / len(worse))
-    said = (
-        "**holds**"
-        if gain > STANDARD_ERRORS * error
-        else "**does not hold**"
-        if -gain > STANDARD_ERRORS * error
-        else "not decided"
-    )
-    return f"{claim.sentence}: {said} ({means}, standard error of the difference {error:.1f})."
+    place = 0 if gain > STANDARD_ERRORS * error else 2 if -gain > STANDARD_ERRORS * error else 1
+    return VERDICTS[place], f"{means}, standard error of the difference {error:.1f}"
 
 
 def _scale(finding: Finding, runs: dict[str, list[dict]]) -> list[float]:

@@ -78,8 +78,7 @@ def align(audio: str | os.PathLike | bytes | np.ndarray, text: str | list[str], 
     """
     seconds_per_frame = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
     logits = recording_logits(model, processor.feature_extractor, audio)
-    if model.config.bidirectional:
-        logits = first_letters_after_pauses(logits, processor.tokenizer, seconds_per_frame)
+    logits = first_letters_after_pauses(logits, processor.tokenizer, model.config)
     return align_logits(logits, text, processor.tokenizer, seconds_per_frame)
 
 

@@ -88,9 +88,8 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
             for name, value in output.items():
                 extra.setdefault(name, []).append(value)
         seconds_per_frame = self._align_to / self.feature_extractor.sampling_rate
-        if self.model.config.bidirectional:
-            pieces = list(first_letters_after_pauses(pieces, self.tokenizer, seconds_per_frame)) or pieces
-        logits = torch.cat(pieces)
+        none = pieces[0][:0]  # torch.cat wants a tensor, also where there are no frames
+        logits = torch.cat([none, *first_letters_after_pauses(pieces, self.tokenizer, self.model.config)])
         if self.decoder is None:
             tokens = logits.argmax(1)[None]
             result = super().postprocess([{"tokens": tokens}], return_timestamps=return_timestamps, **kwargs)

@@ -137,9 +137,7 @@ def transcribe(
 
     def heard() -> Iterator[Hypothesis]:  # settings are checked above, not when the first utterance is asked for
         pieces = recording_logits(model, processor.feature_extractor, audio)
-        if model.config.bidirectional:
-            pieces = first_letters_after_pauses(pieces, processor.tokenizer, seconds_per_frame)
-        for logits in pieces:
+        for logits in first_letters_after_pauses(pieces, processor.tokenizer, model.config):
             yield from utterances.feed(logits)
         yield from utterances.finish()
 
