@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 from .runs import missing  # noqa: E402
 from .variants import FINDINGS, MANDARIN_TEST, SEEDS, Claim, Finding  # noqa: E402
@@ -176,5 +177,6 @@ def _draw_scale(finding: Finding, runs: dict[str, list[dict]], axes: plt.Axes) -
     axes.set(xscale="log", yscale="log", xlabel=finding.axis, ylabel=f"{rate} error rate, %")
     axes.set_xticks(scale, [f"{x:,.0f}" for x in scale], minor=False)
     axes.minorticks_off()
+    axes.yaxis.set_major_locator(MaxNLocator(5))  # a decade may have no power of ten in it
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
