@@ -139,7 +139,7 @@ logger = logging.getLogger(__name__)
 
 # The rows of a beam's tables: one column for each prefix in the beam.
 _BLANK, _NONBLANK, _LM, _LOOKAHEAD, _CLOSED, _BONUS = range(6)  # floats
-_HASH, _PARENT, _LAST, _NODE, _STATE, _CLOSED_STATE, _WORD, _LENGTH, _CONTEXT = range(9)  # integers
+_HASH, _PARENT, _LAST, _NODE, _STATE, _CLOSED_STATE, _WORD, _LETTERS, _LENGTH, _CONTEXT = range(10)  # integers
 
 _IMPOSSIBLE = np.finfo(float).min  # what is below it is minus infinity
 _PREFIX_BASE, _WORD_BASE = 6364136223846793005, 0x5851F42D4C957F2B  # of rolling hashes, modulo 2^64
@@ -154,7 +154,7 @@ class Beam:
         self.floats = np.zeros((6, 1))
         self.floats[_NONBLANK] = -np.inf
         self.floats[_CLOSED] = np.nan
-        self.integers = np.zeros((9, 1), np.int64)
+        self.integers = np.zeros((10, 1), np.int64)
         self.integers[_HASH], self.integers[_PARENT], self.integers[_LAST] = 1, 0, -1
         self.integers[_STATE] = lm_state
         if hotwords is not None:
@@ -183,7 +183,7 @@ class Beam:
 class _Words:
     """The vocabulary of a word model by the rolling hash of its characters: whole words, and what they begin with."""
 
-    def __init__(self, tokenizer: Any, model: NGramModel, unknown: float):
+    def __init__(self, tokenizer: Any, model: NGramModel, unknown: float, unknown_letter: float):
         symbols = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         own = {character for symbol in symbols for character in symbol if symbol not in tokenizer.all_special_tokens}
         known = [number for number, word in enumerate(model.words) if number > 2 and own.issuperset(word)]
@@ -220,17 +220,18 @@ class _Words:
         prefixes, best = np.concatenate(prefixes), np.concatenate(best)
         order = np.argsort(prefixes)
         self.prefixes, self.best = prefixes[order], best[order]
-        self.unknown = float(model.log_probs[1] + unknown)
+        self.unknown, self.unknown_letter = float(model.log_probs[1] + unknown), unknown_letter
+        self.letters = np.array([len(symbol) for symbol in symbols], np.int64)  # of each symbol
 
     def number(self, hashes: np.ndarray) -> np.ndarray:
         """Word numbers, 0 for unknown words"""
         place = np.searchsorted(self.hashes, hashes).clip(max=len(self.hashes) - 1)
         return np.where(self.hashes[place] == hashes, self.numbers[place], 0)
 
-    def lookahead(self, hashes: np.ndarray) -> np.ndarray:
+    def lookahead(self, hashes: np.ndarray, letters: np.ndarray) -> np.ndarray:
         """The best unigram of the words that begin so: the search gets the news of a word before its end."""
         place = np.searchsorted(self.prefixes, hashes).clip(max=len(self.prefixes) - 1)
-        return np.where(self.prefixes[place] == hashes, self.best[place], self.unknown)
+        return np.where(self.prefixes[place] == hashes, self.best[place], self.unknown + self.unknown_letter * letters)
 
 
 def _wrapped(numbers: Iterable[int]) -> np.ndarray:
@@ -264,7 +265,8 @@ class CTCBeamSearchDecoder:
         beam_threshold: of these, only those whose score is not further below the best than this; infinity: all.
         cutoff_probability, cutoff_top_n: of each frame, the search looks at the fewest symbols whose cumulative probability
             reaches the first, and at no more than the second (section 3.8); 1.0 and the size of the alphabet: at all.
-        unknown_word_score: added to log p_lm of every word that the language model does not know.
+        unknown_word_score, unknown_letter_score: added to log p_lm of every word that the language model does not know, and
+            for each of its letters: else several words that were heard badly would be cheaper as one.
 
     Raises:
         ValueError: a setting out of its range.
@@ -282,6 +284,7 @@ class CTCBeamSearchDecoder:
         cutoff_top_n: int = 40,
         beam_threshold: float = 15.0,
         unknown_word_score: float = -10.0,
+        unknown_letter_score: float = -1.0,
     ):
         given = locals()
         for name, (is_right, expected) in SETTINGS.items():
@@ -292,7 +295,8 @@ class CTCBeamSearchDecoder:
         self.alpha, self.beta = float(alpha), float(beta)
         self.beam_width = int(beam_width)
         self.cutoff_probability, self.cutoff_top_n = float(cutoff_probability), int(cutoff_top_n)
-        self.beam_threshold, self.unknown_word_score = float(beam_threshold), float(unknown_word_score)
+        self.beam_threshold = float(beam_threshold)
+        self.unknown_word_score, self.unknown_letter_score = float(unknown_word_score), float(unknown_letter_score)
         self.blank, self.delimiter = tokenizer.pad_token_id, tokenizer.word_delimiter_token_id
         self.language_model_file = None if language_model is None else Path(language_model)
         self.model = None if language_model is None else NGramModel.load(language_model)
@@ -304,7 +308,7 @@ class CTCBeamSearchDecoder:
                     f"The language model {language_model} is one of words, but Mandarin is decoded by character: build it "
                     "with the tokenizer of the model."
                 )
-            self.words = _Words(tokenizer, self.model, self.unknown_word_score)
+            self.words = _Words(tokenizer, self.model, self.unknown_word_score, self.unknown_letter_score)
         elif self.model is not None:
             index = {word: number for number, word in enumerate(self.model.words)}
             symbols = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
@@ -515,7 +519,8 @@ class CTCBeamSearchDecoder:
             integers[_LENGTH] += ~is_space & ~has_word
             spelled = integers[_WORD] * self.words.factors[symbols] + self.words.terms[symbols]
             integers[_WORD] = np.where(is_space, 0, spelled)
-            floats[_LOOKAHEAD] = np.where(is_space, 0.0, self.words.lookahead(spelled))
+            integers[_LETTERS] = np.where(is_space, 0, integers[_LETTERS] + self.words.letters[symbols])
+            floats[_LOOKAHEAD] = np.where(is_space, 0.0, self.words.lookahead(spelled, integers[_LETTERS]))
             floats[_CLOSED] = np.nan
         elif character_lm is not None:
             floats[_LM] += character_lm[0][rows, cols]
@@ -528,7 +533,8 @@ class CTCBeamSearchDecoder:
         if len(waiting):
             numbers = self.words.number(integers[_WORD, waiting])
             found, states = self.model.score(integers[_STATE, waiting], numbers)
-            floats[_CLOSED, waiting] = found + self.unknown_word_score * (numbers == 0)
+            unknown = self.unknown_word_score + self.unknown_letter_score * integers[_LETTERS, waiting]
+            floats[_CLOSED, waiting] = found + unknown * (numbers == 0)
             integers[_CLOSED_STATE, waiting] = states
 
     def _ranking(self, beam: Beam, is_final: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -634,6 +640,7 @@ class CTCBeamSearchDecoder:
 
 
 _AT_LEAST_0 = (lambda value: 0 <= value < np.inf, "a number of at least 0")
+_AT_MOST_0 = (lambda value: -np.inf < value <= 0, "a number of at most 0")
 _FROM_1_ON = (lambda value: value >= 1 and value % 1 == 0, "an integer of at least 1")
 SETTINGS = {  # name -> whether a number is right, and what is
     "alpha": _AT_LEAST_0,
@@ -642,7 +649,8 @@ SETTINGS = {  # name -> whether a number is right, and what is
     "cutoff_probability": (lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "cutoff_top_n": _FROM_1_ON,
     "beam_threshold": (lambda value: value > 0, "a number above 0"),
-    "unknown_word_score": (lambda value: -np.inf < value <= 0, "a number of at most 0"),
+    "unknown_word_score": _AT_MOST_0,
+    "unknown_letter_score": _AT_MOST_0,
 }
 DECODER_CONFIG = "decoder_config.json"
 LANGUAGE_MODEL = "language_model.safetensors"

@@ -17,7 +17,7 @@ from modeling_deepspeech2.tokenization_deepspeech2 import DeepSpeech2CTCTokenize
 
 REPOSITORY = Path(__file__).parent.parent
 EVERYTHING = {"beam_width": 100_000, "cutoff_probability": 1.0, "cutoff_top_n": 1000, "beam_threshold": math.inf}
-UNKNOWN_SCORE = -1.5
+UNKNOWN = {"unknown_word_score": -1.5, "unknown_letter_score": -0.7}
 
 WORDS_ARPA = """\\data\\
 ngram 1=8
@@ -82,7 +82,7 @@ def enumerate_labellings(logits: np.ndarray, blank: int) -> dict[tuple[int, ...]
     return {labels: float(np.logaddexp.reduce(scores)) for labels, scores in found.items()}
 
 
-def arpa_log_prob(arpa: str, words: list[str], unknown: float = 0.0) -> float:
+def arpa_log_prob(arpa: str, words: list[str], unknown: float = 0.0, letter: float = 0.0) -> float:
     """log p_lm of a sentence with its end, read from the text of the ARPA file by the definition of back-off."""
     rows = [line.split() for line in arpa.splitlines() if "\t" in line]
     entries = {}
@@ -98,7 +98,7 @@ def arpa_log_prob(arpa: str, words: list[str], unknown: float = 0.0) -> float:
     history, total = ("<s>",), 0.0
     for word in [*words, "</s>"]:
         known = word if (word,) in entries else "<unk>"
-        total += math.log(10) * log10(history[-2:], known) + unknown * (known == "<unk>")
+        total += math.log(10) * log10(history[-2:], known) + (unknown + letter * len(word)) * (known == "<unk>")
         history += (known,)
     return total
 
@@ -131,16 +131,14 @@ def test_wide_beam_finds_the_best_labelling(tokenizer, arpas, unit):
     for seed in range(250):
         random = np.random.default_rng(1000 + seed)
         alpha, beta = random.choice([0.0, 0.4, 1.3]), random.choice([0.0, 0.7, 2.0])
-        decoder = CTCBeamSearchDecoder(
-            tokenizer, arpas.get(unit), alpha=alpha, beta=beta, unknown_word_score=UNKNOWN_SCORE, **EVERYTHING
-        )
+        decoder = CTCBeamSearchDecoder(tokenizer, arpas.get(unit), alpha=alpha, beta=beta, **UNKNOWN, **EVERYTHING)
         logits = random_logits(seed, len(tokenizer))
         expected = {}
         for labels, acoustic in enumerate_labellings(logits, blank).items():
             language = length = 0.0
             if unit:
                 read = units(labels, tokenizer, unit)
-                language = arpa_log_prob(arpa, read, UNKNOWN_SCORE)
+                language = arpa_log_prob(arpa, read, -1.5, -0.7 if unit == "word" else 0.0)
                 length = len([word for word in read if word != "|"])
             expected[labels] = (acoustic + alpha * language + beta * length, acoustic, language)
         best = max(expected, key=expected.get)
@@ -160,7 +158,7 @@ def test_all_hypotheses_have_the_scores_of_the_enumeration(tokenizer, arpas):
         expected: dict[str, float] = {}
         for labels, acoustic in enumerate_labellings(logits, tokenizer.pad_token_id).items():
             words = units(labels, tokenizer, "word")
-            score = acoustic + 0.6 * arpa_log_prob(WORDS_ARPA, words, -10.0) + 0.8 * len(words)
+            score = acoustic + 0.6 * arpa_log_prob(WORDS_ARPA, words, -10.0, -1.0) + 0.8 * len(words)
             text = " ".join(words)
             expected[text] = max(expected.get(text, -np.inf), score)
         found = decoder.decode(logits, 0.02, n_best=10_000)
@@ -372,6 +370,7 @@ ERRORS = [
     ({"cutoff_probability": 1.1}, "cutoff_probability: found 1.1"),
     ({"beam_threshold": 0}, "beam_threshold: found 0"),
     ({"unknown_word_score": 1}, "unknown_word_score: found 1"),
+    ({"unknown_letter_score": 1}, "unknown_letter_score: found 1"),
     ({"language_model": "no/such.arpa"}, "There is no language model no/such.arpa"),
 ]
 
