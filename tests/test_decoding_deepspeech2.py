@@ -128,6 +128,7 @@ def test_wide_beam_finds_the_best_labelling(tokenizer, arpas, unit):
     blank, delimiter = tokenizer.pad_token_id, tokenizer.word_delimiter_token_id
     arpa = {None: None, "word": WORDS_ARPA, "character": CHARACTERS_ARPA}[unit]
     kinds = set()
+    word_score, letter_score = UNKNOWN.values()
     for seed in range(250):
         random = np.random.default_rng(1000 + seed)
         alpha, beta = random.choice([0.0, 0.4, 1.3]), random.choice([0.0, 0.7, 2.0])
@@ -138,7 +139,7 @@ def test_wide_beam_finds_the_best_labelling(tokenizer, arpas, unit):
             language = length = 0.0
             if unit:
                 read = units(labels, tokenizer, unit)
-                language = arpa_log_prob(arpa, read, -1.5, -0.7 if unit == "word" else 0.0)
+                language = arpa_log_prob(arpa, read, word_score, letter_score if unit == "word" else 0.0)
                 length = len([word for word in read if word != "|"])
             expected[labels] = (acoustic + alpha * language + beta * length, acoustic, language)
         best = max(expected, key=expected.get)
