@@ -150,7 +150,8 @@ def exactness(folder: Path, cases: int = 200) -> Iterator[tuple[str, str, str]]:
     (folder / "toy.arpa").write_text(TOY_ARPA)
     model = NGramModel.load(folder / "toy.arpa")
     tokenizer = DeepSpeech2CTCTokenizer.from_texts(["ab"])
-    everything = {"beam_width": 10**5, "cutoff_probability": 1.0, "beam_threshold": np.inf, "unknown_word_score": 0.0}
+    everything = {"beam_width": 10**5, "cutoff_probability": 1.0, "beam_threshold": np.inf}
+    everything |= {"unknown_word_score": 0.0, "unknown_letter_score": 0.0}
     ours = CTCBeamSearchDecoder(tokenizer, folder / "toy.arpa", ALPHA, BETA, **everything)
     decoders = {"ours": lambda log_probs: ours.decode(log_probs, 0.02)[0].text}
     for name, library in (("ctc-beam-decoder", ctc_beam_decoder), ("pyctcdecode", pyctcdecode)):
