@@ -35,7 +35,7 @@ from modeling_deepspeech2 import (
     DeepSpeech2ForCTC,
     DeepSpeech2Processor,
 )
-from modeling_deepspeech2.decoding_deepspeech2 import CTCBeamSearchDecoder, has_decoder
+from modeling_deepspeech2.decoding_deepspeech2 import DECODER_CONFIG, CTCBeamSearchDecoder, has_decoder
 from modeling_deepspeech2.training.arguments import command_line, given_settings, model_settings, parse_arguments
 from modeling_deepspeech2.training.augmentation import Augmentation, noise_recordings
 from modeling_deepspeech2.training.checkpoints import check_shared, last_checkpoint, save_checkpoint, set_aside
@@ -149,6 +149,9 @@ def main(argv: list[str]) -> None:
         aside = set_aside(output)
         if aside is not None:
             print(f"The checkpoints of an earlier run are now in {aside}; --resume would have gone on from them.")
+        if has_decoder(output):  # its alpha and beta were tuned for the weights that go
+            aside = (output / DECODER_CONFIG).rename(output / "decoder_config.before.json")
+            print(f"The decoder of the earlier model is now {aside}: tune one for the new model.")
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
         model.save_pretrained(output / "checkpoints" / "start")
         processor.save_pretrained(output / "checkpoints" / "start")
@@ -200,7 +203,7 @@ def main(argv: list[str]) -> None:
         )
         print(f"The model is in {output}.")
         if training.push_to_hub:
-            print("Published:", push_repository(output, training.hub_model_id, ["checkpoints/*", "run_ctc/*"]))
+            print("Published:", push_repository(output, training.hub_model_id, ["checkpoints*/*", "run_ctc/*"]))
     accelerator.end_training()
 
 
@@ -227,6 +230,12 @@ def build(
             raise ValueError(
                 f"The model {source} has {model.config.vocab_size} output symbols, but its tokenizer has "
                 f"{len(processor.tokenizer)}: they do not belong together."
+            )
+        saved = processor.feature_extractor.normalization
+        if "normalization" in model_arguments.given and data.normalization != saved:
+            raise ValueError(
+                f"normalization: found {data.normalization}, but {source} has learned from features normalised by {saved}. "
+                f"Leave it out, or train from scratch."
             )
         tokenizer = AutoTokenizer.from_pretrained(data.tokenizer) if data.tokenizer else processor.tokenizer
         same_alphabet = tokenizer.get_vocab() == processor.tokenizer.get_vocab()
@@ -268,6 +277,12 @@ def take_weights(model: DeepSpeech2ForCTC, saved: DeepSpeech2ForCTC, source: str
         ValueError: settings of the model that the saved weights do not fit; a row convolution may be new, or fall away.
     """
     weights = saved.state_dict()
+    dropped = [name for name in weights.keys() - model.state_dict().keys() if "row_convolution" not in name]
+    if dropped:
+        raise ValueError(
+            f"The settings of this model have no place for weights of {source}: {', '.join(sorted(dropped)[:3])}, … "
+            f"Leave out the settings, or train from scratch."
+        )
     for name, own in model.state_dict().items():
         if name.startswith("ctc_head") and not with_output_layer:
             continue

@@ -266,7 +266,8 @@ class CTCBeamSearchDecoder:
         cutoff_probability, cutoff_top_n: of each frame, the search looks at the fewest symbols whose cumulative probability
             reaches the first, and at no more than the second (section 3.8); 1.0 and the size of the alphabet: at all.
         unknown_word_score, unknown_letter_score: added to log p_lm of every word that the language model does not know, and
-            for each of its letters: else several words that were heard badly would be cheaper as one.
+            for each of its letters (not where characters are modelled): else several words that were heard badly would be
+            cheaper as one.
 
     Raises:
         ValueError: a setting out of its range.

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, pipeline
 
 import run_ctc
-from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Pipeline
+from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Pipeline
+from modeling_deepspeech2.decoding_deepspeech2 import has_decoder
 from modeling_deepspeech2.training.checkpoints import last_checkpoint
 
 
@@ -311,6 +312,11 @@ def test_weights_that_do_not_fit_the_settings_stop_before_any_work(trained, data
     output, _ = trained
     printed = run(*tiny(dataset, tmp_path, hidden_size=17), f"--model={output}", expect=1)
     assert "do not fit the settings" in printed and "weight_ih" in printed and "Traceback" not in printed
+    shallow = ["--num_hidden_layers=3", "--model=checkpoints/deepspeech2-english"]
+    printed = run(f"--dataset={dataset}", f"--output_dir={tmp_path}", *shallow, expect=1)
+    assert "no place for weights of checkpoints/deepspeech2-english: deepspeech2.layers.3" in printed
+    printed = run(*tiny(dataset, tmp_path), "--normalization=utterance", f"--model={output}", expect=1)
+    assert "normalization: found utterance" in printed and "Traceback" not in printed
 
 
 def test_three_steps_without_a_finite_gradient_end_the_run(dataset, rows, tmp_path):
@@ -419,11 +425,13 @@ def test_memory_does_not_grow_with_the_epochs(dataset, tmp_path):
 def test_other_data_amid_an_epoch_is_refused_and_an_earlier_run_is_kept(dataset, tmp_path):
     """What was read so far and what is to come would be parts of different epochs, with utterances lost or repeated."""
     run(*tiny(dataset, tmp_path, max_steps=5))
+    CTCBeamSearchDecoder(AutoTokenizer.from_pretrained(tmp_path)).save_pretrained(tmp_path)
     printed = run(*tiny(dataset, tmp_path, max_steps=7, batch_size=2), "--resume", expect=1)
     assert "stands amid an epoch of other data, or of another batch_size" in printed and "Traceback" not in printed
     printed = run(*tiny(dataset, tmp_path, max_steps=1))
     assert f"earlier run are now in {tmp_path / 'checkpoints.before'}" in printed
     assert (tmp_path / "checkpoints.before" / "step-00000005").exists()
+    assert "decoder of the earlier model is now" in printed and not has_decoder(tmp_path), "tuned for other weights"
 
 
 def test_from_the_hub_to_the_hub(dataset, tmp_path):

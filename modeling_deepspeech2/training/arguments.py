@@ -114,7 +114,8 @@ class DataArguments:
         },
     )
     normalization: Literal["training_set", "utterance", "none"] = field(
-        default="training_set", metadata={"help": "Of the features; anything but training_set is not for live use."}
+        default="training_set",
+        metadata={"help": "Of the features; anything but training_set is not for live use. A saved model keeps its own."},
     )
     statistics_utterances: int = field(
         default=2_000, metadata={"help": "How many training utterances the statistics of the features come from."}
@@ -198,7 +199,9 @@ class TrainingArguments:
     anneal: float = field(default=1.2, metadata={"help": "What the learning rate is divided by after each epoch."})
     warmup_steps: int = field(default=0, metadata={"help": "Steps over which the learning rate rises from zero."})
     max_grad_norm: float = field(default=400.0, metadata={"help": "Gradients are clipped to this norm."})
-    mixed_precision: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "By Accelerate."})
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = field(
+        default=None, metadata={"help": "By Accelerate; without it what `accelerate launch` or its configuration says."}
+    )
     eval_batch_size: int = field(default=16, metadata={"help": "Utterances in a batch of an evaluation."})
     eval_epochs: int = field(default=1, metadata={"help": "Epochs from one validation to the next."})
     eval_steps: int = field(default=0, metadata={"help": "Instead of eval_epochs, steps from one validation to the next."})
