@@ -223,7 +223,7 @@ def test_language_model_of_a_checkpoint_without_weight_changes_nothing(folder, c
     """A trained model's own logits: alpha = beta = 0 is the beam search without a language model."""
     model, processor = DeepSpeech2ForCTC.from_pretrained(folder).eval(), DeepSpeech2Processor.from_pretrained(folder)
     decoder = CTCBeamSearchDecoder.from_pretrained(folder, processor.tokenizer, alpha=0, beta=0)
-    plain = CTCBeamSearchDecoder(processor.tokenizer, None, 0, 0)
+    plain = CTCBeamSearchDecoder(processor.tokenizer, None, 0, 0, beam_width=decoder.beam_width)
     for clip in clips:
         with torch.inference_mode():
             logits = model(**processor(clip.waveform, sampling_rate=16_000, return_tensors="pt")).logits[0]
