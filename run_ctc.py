@@ -149,7 +149,7 @@ def main(argv: list[str]) -> None:
         aside = set_aside(output)
         if aside is not None:
             print(f"The checkpoints of an earlier run are now in {aside}; --resume would have gone on from them.")
-        if has_decoder(output):  # its alpha and beta were tuned for the weights that go
+        if (output / DECODER_CONFIG).exists():  # its alpha and beta were tuned for the weights that go
             aside = (output / DECODER_CONFIG).rename(output / "decoder_config.before.json")
             print(f"The decoder of the earlier model is now {aside}: tune one for the new model.")
         shutil.rmtree(output / "checkpoints", ignore_errors=True)

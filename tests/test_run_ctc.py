@@ -252,9 +252,12 @@ def test_bad_settings_stop_before_any_work(arguments, message, tmp_path, monkeyp
 
 
 @pytest.mark.skipif(not run_ctc.emulates_bf16("AVX2"), reason="not an x86 processor")
-def test_bf16_stops_on_a_processor_without_it():
-    command = [sys.executable, "run_ctc.py", "recipes/demo_english.yaml", "--mixed_precision=bf16"]
+@pytest.mark.parametrize("option, of_the_launcher", [(["--mixed_precision=bf16"], "no"), ([], "bf16")])
+def test_bf16_stops_on_a_processor_without_it(option, of_the_launcher):
+    """Asked for here, or by `accelerate launch` and its configuration, which speak through the environment."""
+    command = [sys.executable, "run_ctc.py", "recipes/demo_english.yaml", *option]
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "avx2"}  # torch's own switch to a lesser processor
+    environment |= {"ACCELERATE_MIXED_PRECISION": of_the_launcher}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and "use --mixed_precision=no" in done.stderr
 
