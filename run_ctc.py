@@ -87,6 +87,18 @@ def emulates_bf16(capability: str) -> bool:
     return platform.machine() in ("x86_64", "AMD64") and capability in ("DEFAULT", "AVX2")
 
 
+def set_threads(num_workers: int) -> None:
+    """Threads of this process: what OMP_NUM_THREADS says, else its share of the cores but for those of the workers.
+
+    `accelerate launch` sets OMP_NUM_THREADS to 1 when nobody has set it, so that under it only other numbers count.
+    """
+    threads = int(os.environ.get("OMP_NUM_THREADS", 0))
+    if threads > 1 or (threads == 1 and "ACCELERATE_MIXED_PRECISION" not in os.environ):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - num_workers))
+
+
 def main(argv: list[str]) -> None:
     model_arguments, data, training = parse_arguments(argv, __doc__.splitlines()[0])
     accelerator = Accelerator(
@@ -103,11 +115,8 @@ def main(argv: list[str]) -> None:
                 "mixed_precision: found bf16, but this processor would be tens of times slower with it; "
                 "use --mixed_precision=no."
             )
-        # `accelerate launch` allows a process one thread unless told otherwise; here it may use its share of the cores,
-        # but for those of the processes that decode.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(max(1, share - training.num_workers))
+        set_threads(training.num_workers)
+    torch.set_float32_matmul_precision(training.float32_precision)
     output = Path(training.output_dir)
     source = output / "checkpoints" / "start" if training.resume else training.model or None
     if training.resume and last_checkpoint(output) is None:
@@ -309,6 +318,7 @@ def make_augmentation(training, accelerator: Accelerator) -> Augmentation:
         training.noise_share,
         noise,
         training.codec_share,
+        training.silence_share,
         training.spec_augment,
         training.seed,
     )

@@ -115,8 +115,18 @@ def test_a_click_passes_through_everything(samples):
 
 
 def test_masks_hide_bands_and_stretches_alone():
-    augmentation = Augmentation(spec_augment=True)
+    augmentation = Augmentation(spec_augment=1.0)
     features = torch.ones(200, 161)
     masked = augmentation.mask(features, augmentation.generator("clip"))
     assert features.min() == 1 and 0 < (masked == 0).float().mean() < 0.5
     assert set(masked.unique().tolist()) == {0.0, 1.0}
+
+
+def test_silence_goes_before_and_after_the_speech():
+    augmentation = Augmentation(silence_share=1.0)
+    padded = [augmentation.change(speech(), RATE, augmentation.generator(f"clip {i}")) for i in range(40)]
+    assert all(RATE <= len(waveform) <= 3 * RATE for waveform in padded)
+    assert max(map(len, padded)) > 2 * RATE
+    edges = [np.abs(waveform[:200]).max() for waveform in padded]
+    assert 0 < sum(edge == 0 for edge in edges) < 30  # digital zero in some, noise in the others
+    assert max(edges) < 0.1

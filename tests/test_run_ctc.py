@@ -123,7 +123,7 @@ EVERYTHING_RANDOM = {
     "gain": 6,
     "noise_share": 0.4,
     "codec_share": 0.3,
-    "spec_augment": "true",
+    "spec_augment": "0.5",
     "num_workers": 2,
     "num_epochs": 3,
     "batch_size": 2,

@@ -184,8 +184,16 @@ class TrainingArguments:
     codec_share: float = field(
         default=0.0, metadata={"help": "Share of the training utterances sent through a telephone line or lossy codec."}
     )
-    spec_augment: bool = field(
-        default=False, metadata={"help": "Mask bands of frequency and stretches of time of the training features."}
+    silence_share: float = field(
+        default=0.0,
+        metadata={"help": "Share of the training utterances with up to a second of silence or low noise on either side."},
+    )
+    spec_augment: float = field(
+        default=0.0,
+        metadata={
+            "help": "Strength of the masks over frequency and time of the training features (SpecAugment): 1 as published, "
+            "0 for none."
+        },
     )
     optimizer: Literal["adamw", "sgd"] = field(
         default="adamw", metadata={"help": "adamw, or the paper's sgd with Nesterov momentum."}
@@ -201,6 +209,12 @@ class TrainingArguments:
     max_grad_norm: float = field(default=400.0, metadata={"help": "Gradients are clipped to this norm."})
     mixed_precision: Literal["no", "bf16", "fp16"] | None = field(
         default=None, metadata={"help": "By Accelerate; without it what `accelerate launch` or its configuration says."}
+    )
+    float32_precision: Literal["highest", "high", "medium"] = field(
+        default="highest",
+        metadata={
+            "help": "Of float32 products: high and medium let them round to TF32 or bf16 inside, where that is faster."
+        },
     )
     eval_batch_size: int = field(default=16, metadata={"help": "Utterances in a batch of an evaluation."})
     eval_epochs: int = field(default=1, metadata={"help": "Epochs from one validation to the next."})
@@ -234,7 +248,7 @@ class TrainingArguments:
         for name in ("learning_rate", "anneal", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, but is {getattr(self, name)}.")
-        for name in ("speed_perturbation", "noise_share", "codec_share"):
+        for name in ("speed_perturbation", "noise_share", "codec_share", "silence_share", "spec_augment"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], but is {getattr(self, name)}.")
         if self.speed_perturbation == 1:

@@ -30,8 +30,15 @@ CODECS = (
 )
 SHORTEST = 160  # samples: a click is left as it is
 NOISE_MEMORY = 256 * 2**20  # bytes of encoded noise that are held
-FREQUENCY_MASKS, FREQUENCY_MASK_BINS = 2, 20
-TIME_MASKS, TIME_MASK_SHARE = 2, 0.05  # a share of the utterance
+SILENCE_SECONDS = 1.0  # at most, before and after the speech
+SILENCE_DECIBELS = (-80.0, -40.0)  # of full scale: from a quiet line to a noisy room
+DIGITAL_ZERO_SHARE = 0.25  # of the padded utterances: what editors and telephone gateways leave
+# The masks of SpecAugment at full strength, as published for LibriSpeech: two bands of up to a third of the bins (27 of 80),
+# and stretches of time whose number grows with the length.
+FREQUENCY_MASKS = 2
+FREQUENCY_MASK_SHARE = 1 / 3  # of the bins
+TIME_MASK_FRAMES = 40  # at most, and at most a tenth of the utterance
+FRAMES_PER_TIME_MASK = 200
 
 
 def noise_recordings(place: str) -> tuple[list[dict], list[str]]:
@@ -75,7 +82,9 @@ class Augmentation:
     noise_share: share of the utterances that noise is added to.
     noise: recordings of noise, see [`noise_recordings`]; without any coloured noise is made up.
     codec_share: share of the utterances that go through a telephone line or a lossy codec.
-    spec_augment: masks bands of frequency and stretches of time (Park et al., arXiv 1904.08779, without warping).
+    silence_share: share of the utterances with up to a second of silence or low noise before and after them.
+    spec_augment: strength of the masks over frequency and time (Park et al., arXiv 1904.08779, without warping): 1 is the
+        published one, 0 none.
     seed, epoch: what the randomness starts from.
     """
 
@@ -84,7 +93,8 @@ class Augmentation:
     noise_share: float = 0.0
     noise: list[dict] = field(default_factory=list)
     codec_share: float = 0.0
-    spec_augment: bool = False
+    silence_share: float = 0.0
+    spec_augment: float = 0.0
     seed: int = 0
     epoch: int = 0
 
@@ -97,6 +107,8 @@ class Augmentation:
             return waveform
         if self.speed:
             waveform = soxr.resample(waveform, generator.uniform(1 - self.speed, 1 + self.speed), 1.0, quality="MQ")
+        if self.silence_share and generator.random() < self.silence_share:
+            waveform = self._pad(waveform, sampling_rate, generator)
         if self.gain:
             waveform = waveform * np.float32(10 ** (generator.uniform(-self.gain, self.gain) / 20))
         if self.noise_share and generator.random() < self.noise_share:
@@ -105,6 +117,16 @@ class Augmentation:
         if self.codec_share and generator.random() < self.codec_share:
             waveform = through_codec(waveform, sampling_rate, *CODECS[generator.integers(len(CODECS))])
         return waveform
+
+    def _pad(self, waveform: np.ndarray, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
+        """Puts silence before and after the speech, each of its own length: digital zero, or noise along the whole."""
+        before, after = (int(generator.uniform(0, SILENCE_SECONDS) * sampling_rate) for _ in range(2))
+        padded = np.pad(waveform, (before, after))
+        if generator.random() < DIGITAL_ZERO_SHARE:
+            return padded
+        level = 10 ** (generator.uniform(*SILENCE_DECIBELS) / 20)
+        noise = colorednoise.powerlaw_psd_gaussian(generator.uniform(*NOISE_COLOURS), len(padded), random_state=generator)
+        return (padded + level * noise).astype(np.float32)
 
     def _noise(self, samples: int, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
         """A stretch of a recording, or, without recordings, made-up noise."""
@@ -120,12 +142,14 @@ class Augmentation:
             return features
         frames, bins = features.shape
         features = features.clone()
+        widest = int(self.spec_augment * FREQUENCY_MASK_SHARE * bins)
         for _ in range(FREQUENCY_MASKS):
-            width = generator.integers(0, min(FREQUENCY_MASK_BINS, bins) + 1)
+            width = generator.integers(0, widest + 1)
             first = generator.integers(0, bins - width + 1)
             features[:, first : first + width] = 0
-        for _ in range(TIME_MASKS):
-            width = generator.integers(0, int(TIME_MASK_SHARE * frames) + 1)
+        longest = int(self.spec_augment * min(TIME_MASK_FRAMES, frames / 10))
+        for _ in range(max(2, frames // FRAMES_PER_TIME_MASK)):
+            width = generator.integers(0, longest + 1)
             first = generator.integers(0, frames - width + 1)
             features[first : first + width] = 0
         return features
