@@ -29,7 +29,7 @@ from transformers.utils import logging
 from demo.steps import Recognizer, hear, load, page_html
 from modeling_deepspeech2 import DeepSpeech2Stream
 from modeling_deepspeech2.audio import AudioError, read_audio, to_mono
-from modeling_deepspeech2.streaming_deepspeech2 import StreamingModel
+from modeling_deepspeech2.transcription.streaming import StreamingModel
 
 
 HERE = Path(__file__).resolve().parent

@@ -35,18 +35,18 @@ from modeling_deepspeech2 import (
     DeepSpeech2ForCTC,
     DeepSpeech2Processor,
 )
+from modeling_deepspeech2.data.augmentation import Augmentation, noise_recordings
+from modeling_deepspeech2.data.batching import Batching
+from modeling_deepspeech2.data.loader import Batches, Collator, make_loader
+from modeling_deepspeech2.data.sources import DataError, SpeechData
 from modeling_deepspeech2.decoding_deepspeech2 import DECODER_CONFIG, CTCBeamSearchDecoder, has_decoder
 from modeling_deepspeech2.training.arguments import command_line, given_settings, model_settings, parse_arguments
-from modeling_deepspeech2.training.augmentation import Augmentation, noise_recordings
 from modeling_deepspeech2.training.checkpoints import check_shared, last_checkpoint, save_checkpoint, set_aside
-from modeling_deepspeech2.training.data import Batches, Collator, make_loader
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
-from modeling_deepspeech2.training.memory import keep_freed_memory
+from modeling_deepspeech2.training.hardware import keep_freed_memory
 from modeling_deepspeech2.training.model_card import CURVE, draw_curve, write_model_card
 from modeling_deepspeech2.training.model_parallel import PAIR, split_model
 from modeling_deepspeech2.training.publishing import push_repository, save_repository
-from modeling_deepspeech2.training.sorta_grad import Batching
-from modeling_deepspeech2.training.sources import DataError, SpeechData
 
 
 BAD_STEPS = 3  # so many without a finite gradient, one after the other, end the run

@@ -29,8 +29,8 @@ from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2FeatureExtractor,
 from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN, FoldedRNN
 from modeling_deepspeech2.modeling_deepspeech2 import ctc_loss
 from modeling_deepspeech2.packed_frames import PackedFrames
-from modeling_deepspeech2.streaming_deepspeech2 import StreamingFeatures, StreamingModel
-from modeling_deepspeech2.training.memory import keep_freed_memory
+from modeling_deepspeech2.training.hardware import keep_freed_memory
+from modeling_deepspeech2.transcription.streaming import StreamingFeatures, StreamingModel
 
 
 BATCH_SIZE = 16

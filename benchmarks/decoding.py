@@ -15,9 +15,9 @@ from transformers import AutoTokenizer
 
 from benchmarks.measure import in_turns, ratio
 from modeling_deepspeech2.decoding_deepspeech2 import CTCBeamSearchDecoder
+from modeling_deepspeech2.language_models.estimation import build
 from modeling_deepspeech2.ngram import NGramModel
 from modeling_deepspeech2.tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
-from modeling_deepspeech2.training.language_model import build
 
 
 try:

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2FeatureExtractor, DeepSpeech2ForCTC, DeepSpeech2Processor
-from modeling_deepspeech2.alignment_deepspeech2 import align, ctc_viterbi
 from modeling_deepspeech2.training.publishing import save_repository
+from modeling_deepspeech2.transcription.alignment import align, ctc_viterbi
 
 
 RATE = 16_000
@@ -62,7 +62,7 @@ def small_model(folder: Path, **settings) -> Path:
 
 def transcribe(recording: Path, model: Path, *arguments: str) -> tuple[list[dict], float, float]:
     """Words, seconds, and GB at the most, of the command."""
-    command = [sys.executable, "-m", "modeling_deepspeech2.command_line", "transcribe", str(recording)]
+    command = [sys.executable, "-m", "modeling_deepspeech2.cli.main", "transcribe", str(recording)]
     start, most = time.perf_counter(), 0
     with tempfile.TemporaryDirectory() as folder:
         output = ["--format", "json", "--output", folder]

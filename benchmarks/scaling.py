@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
-from modeling_deepspeech2.training.memory import keep_freed_memory
+from modeling_deepspeech2.training.hardware import keep_freed_memory
 
 
 UTTERANCES, FRAMES, LETTERS = 16, 400, 56  # 4 s each
@@ -134,7 +134,8 @@ def expected() -> None:
     config = DeepSpeech2Config(**convolutions, rnn_type="rnn", num_hidden_layers=7, hidden_size=2112)
     with torch.device("meta"):
         parameters = DeepSpeech2ForCTC(config).num_parameters()
-    print(f"recipes/librispeech.yaml: {parameters / 1e6:.0f} M parameters, {BATCH} utterances a GPU, {EPOCHS} epochs\n")
+    size = f"{parameters / 1e6:.0f} M parameters"
+    print(f"recipes/untested/librispeech.yaml: {size}, {BATCH} utterances a GPU, {EPOCHS} epochs\n")
     alone, _ = seconds_of_a_step(config, parameters, 1)
     print(f"Audio that one GPU takes: {BATCH * UTTERANCE_SECONDS / alone:,.0f} times real time,", end=" ")
     print(f"which {BATCH * UTTERANCE_SECONDS / alone / READER_RATE:.0f} workers read at {READER_RATE} times each\n")

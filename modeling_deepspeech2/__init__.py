@@ -17,8 +17,8 @@ from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from .modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Model
 from .pipeline_deepspeech2 import DeepSpeech2Pipeline
 from .processing_deepspeech2 import DeepSpeech2Processor
-from .streaming_deepspeech2 import DeepSpeech2Stream
 from .tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
+from .transcription.streaming import DeepSpeech2Stream
 
 
 __all__ = [

@@ -5,6 +5,7 @@ reads and resamples through soundfile and soxr, which install everywhere.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers.pipelines.automatic_speech_recognition import rescale_stride
 from .audio import AudioError, read_audio, to_mono
 from .decoding_deepspeech2 import CTCBeamSearchDecoder, check_alphabet, has_decoder
 from .first_letters import first_letters_after_pauses
+from .remote_code import write_remote_code
 
 
 class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
@@ -49,6 +51,7 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         super().save_pretrained(save_directory, **kwargs)
         if self.decoder is not None:
             self.decoder.save_pretrained(save_directory)
+        write_remote_code(Path(save_directory))
 
     def _sanitize_parameters(self, hotwords: dict[str, float] | None = None, n_best: int | None = None, **kwargs):
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)

@@ -29,7 +29,7 @@ from modeling_deepspeech2 import (
     DeepSpeech2ForCTC,
     DeepSpeech2Processor,
 )
-from modeling_deepspeech2.training.language_model import build
+from modeling_deepspeech2.language_models.estimation import build
 from modeling_deepspeech2.training.publishing import save_repository
 
 

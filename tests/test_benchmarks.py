@@ -20,10 +20,10 @@ from modeling_deepspeech2 import (
     DeepSpeech2Processor,
 )
 from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
+from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.modeling_deepspeech2 import DeepSpeech2ConvolutionLayer
 from modeling_deepspeech2.packed_frames import PackedFrames
 from modeling_deepspeech2.training.evaluation import evaluate
-from modeling_deepspeech2.training.sources import SpeechData
 
 
 @pytest.mark.parametrize("rival", [PlainLoop, FoldedPadded])

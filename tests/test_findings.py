@@ -12,9 +12,9 @@ from benchmarks.findings.__main__ import LOG, main
 from benchmarks.findings.report import power_law, verdict, write_report
 from benchmarks.findings.runs import append, key, make_noisy, missing, read_log
 from benchmarks.findings.variants import FINDINGS, MANDARIN_TEST, NOISY, TEST, WITH_LM, Claim
+from modeling_deepspeech2.data.durations import read_waveform
+from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.training.arguments import parse_arguments
-from modeling_deepspeech2.training.durations import read_waveform
-from modeling_deepspeech2.training.sources import SpeechData
 
 
 def run(settings: dict, seed: int, wer: float, parameters: int = 1_000) -> dict:

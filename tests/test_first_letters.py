@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from modeling_deepspeech2 import DeepSpeech2Config
 from modeling_deepspeech2.decoding_deepspeech2 import GreedyDecoder
 from modeling_deepspeech2.first_letters import PAUSE_SECONDS, first_letters_after_pauses
-from modeling_deepspeech2.utterances_deepspeech2 import UtteranceDecoder
+from modeling_deepspeech2.transcription.utterances import UtteranceDecoder
 
 
 CONFIG = DeepSpeech2Config(conv_strides=[[2, 3], [2, 1]])

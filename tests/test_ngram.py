@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from test_decoding_deepspeech2 import WORDS_ARPA, arpa_log_prob
 from transformers import AutoTokenizer
 
+from modeling_deepspeech2.language_models.estimation import build, count_ngrams, discounts, estimate, main, perplexity
 from modeling_deepspeech2.ngram import BEGIN, END, UNKNOWN, LanguageModelError, NGramModel
-from modeling_deepspeech2.training.language_model import build, count_ngrams, discounts, estimate, main, perplexity
 
 
 SENTENCES = ["a b c", "a b d", "b a", "c a b c", "d", "a b c d", "d c", "b b b", "a c", "e a b", "e b a b c a"]

@@ -17,11 +17,11 @@ from modeling_deepspeech2 import (
     DeepSpeech2ForCTC,
     DeepSpeech2Processor,
 )
-from modeling_deepspeech2.training.sources import SpeechData
+from modeling_deepspeech2.data.sources import SpeechData
 
 
 def pinyin(*arguments) -> None:
-    subprocess.run([sys.executable, "recipes/pinyin.py", *map(str, arguments)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "scripts/pinyin.py", *map(str, arguments)], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("alphabet", ["letters", "syllables"])

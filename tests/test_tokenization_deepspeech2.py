@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer
 
 import modeling_deepspeech2.tokenization_deepspeech2 as tokenization
 from modeling_deepspeech2 import DeepSpeech2CTCTokenizer
-from modeling_deepspeech2.training import vocabulary
+from modeling_deepspeech2.language_models import vocabulary
 
 
 TOKENIZERS = Path(__file__).parent.parent / "tokenizer"

@@ -14,11 +14,11 @@ import soundfile
 from accelerate import Accelerator
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
-from modeling_deepspeech2.training.augmentation import Augmentation
-from modeling_deepspeech2.training.durations import read_waveform
+from modeling_deepspeech2.corpus.shards import write_shards
+from modeling_deepspeech2.data.augmentation import Augmentation
+from modeling_deepspeech2.data.durations import read_waveform
+from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.training.evaluation import evaluate
-from modeling_deepspeech2.training.shards import write_shards
-from modeling_deepspeech2.training.sources import SpeechData
 
 from .variants import FINDINGS, NOISY, TEST, WITH_LM
 
@@ -82,7 +82,7 @@ def make_noisy(folder: Path) -> None:
 
 def make_language_model(file: Path) -> None:
     if not file.exists():
-        command = [sys.executable, "-m", "modeling_deepspeech2.training.language_model", "demo/speech::english/train"]
+        command = [sys.executable, "-m", "modeling_deepspeech2.language_models.estimation", "demo/speech::english/train"]
         file.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             [*command, "--tokenizer", "tokenizer/english", "--output", str(file)], check=True, capture_output=True

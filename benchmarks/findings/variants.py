@@ -53,7 +53,7 @@ _THREE_CONVOLUTIONS = {
 _NOISE = {"noise_share": 0.4}
 _MANDARIN = {
     "train": ["mandarin/train"], "validation": ["mandarin/validation"], "test": [MANDARIN_TEST],
-    "tokenizer": "demo/mandarin_tokenizer",
+    "tokenizer": "tokenizer/mandarin_demo",
 }  # fmt: skip
 _BIGRAM = {"tokenizer": "tokenizer/english_bigram"}
 _LAYERS = {1: {"num_hidden_layers": 1}, 3: {}, 5: {"num_hidden_layers": 5}}

@@ -9,13 +9,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from ..data.batching import Batching
+from ..data.loader import Batches, Collator, make_loader
+from ..data.sources import SpeechData
 from ..decoding_deepspeech2 import CTCBeamSearchDecoder
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
-from .data import Batches, Collator, make_loader
 from .metrics import ErrorRates
-from .sorta_grad import Batching
-from .sources import SpeechData
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Recordings to training data: readers, cutting, filtering, prepare, build, verify."""

@@ -1,0 +1,152 @@
+"""Utterances -> batches for the model.
+
+In comes the plan of an epoch, out go padded batches of features and labels, the same for every run with the same seed. An
+utterance that cannot be used is left out, and every batch says which and why.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from ..audio import AudioError
+from ..configuration_deepspeech2 import DeepSpeech2Config
+from ..processing_deepspeech2 import DeepSpeech2Processor
+from .augmentation import Augmentation
+from .batching import EpochPlan
+from .durations import read_waveform
+from .sources import DataError, SpeechData, Utterance
+
+
+@dataclass
+class Collator:
+    """Utterances -> one batch: `input_features`, `attention_mask`, `labels`, and a report of what was left out.
+
+    Left out are utterances whose audio cannot be read, whose transcript is empty and, in training, those with a transcript
+    longer than CTC can fit into the output frames (its cost would be infinite), and those longer than `max_seconds`, where
+    it is given. Characters outside the alphabet are dropped, and counted.
+    """
+
+    processor: DeepSpeech2Processor
+    config: DeepSpeech2Config
+    training: bool = True
+    max_seconds: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __call__(self, batch: list[Utterance]) -> dict:
+        extractor, tokenizer = self.processor.feature_extractor, self.processor.tokenizer
+        kept: dict[str, list] = {"features": [], "labels": [], "texts": [], "names": []}
+        skipped: list[tuple[str, str]] = []
+        unknown: Counter[str] = Counter()
+        seconds = 0.0
+        for utterance in batch:
+            try:
+                generator = self.augmentation.generator(utterance.name)
+                waveform = read_waveform(utterance.audio, extractor.sampling_rate, utterance.name)
+                length = len(waveform) / extractor.sampling_rate
+                if self.max_seconds and length > self.max_seconds:
+                    raise DataError(f"It lasts {length:.1f} s, longer than max_seconds, {self.max_seconds:g}.")
+                waveform = self.augmentation.change(waveform, extractor.sampling_rate, generator)
+                labels = self._labels(utterance.text, extractor.num_frames(len(waveform)))
+            except (AudioError, DataError, OSError) as error:
+                skipped.append((utterance.name, str(error)))
+                continue
+            unknown.update(tokenizer.unknown_characters(utterance.text))
+            features = extractor.normalize(extractor.log_power(waveform))
+            kept["features"].append(self.augmentation.mask(features, generator))
+            seconds += len(waveform) / extractor.sampling_rate
+            kept["labels"].append(labels)
+            kept["texts"].append(tokenizer.normalize(utterance.text))
+            kept["names"].append(utterance.name)
+        return {
+            **self._tensors(kept["features"], kept["labels"]),
+            "texts": kept["texts"],
+            "names": kept["names"],
+            "seconds": seconds,
+            "skipped": skipped,
+            "unknown_characters": unknown,
+        }
+
+    def _labels(self, text: str | None, num_frames: int) -> list[int]:
+        labels = self.processor.tokenizer(text or "")["input_ids"]
+        if not labels:
+            raise DataError(f"The transcript {text!r} holds no character of the alphabet.")
+        # CTC needs a frame for each character, and a blank between two equal ones.
+        needed = len(labels) + sum(a == b for a, b in zip(labels, labels[1:]))
+        available = math.ceil(num_frames / self.config.time_stride)
+        if self.training and needed > available:
+            raise DataError(f"The transcript needs {needed} output frames, but the audio has {available}: {text!r}.")
+        return labels
+
+    def _tensors(self, features: list[torch.Tensor], labels: list[list[int]]) -> dict[str, torch.Tensor]:
+        # The empty batch keeps the axes that the model looks at, and a frame for its convolutions.
+        features = features or [torch.zeros(1, self.config.num_frequency_bins)]
+        padded = pad_sequence(features, batch_first=True, padding_value=self.processor.feature_extractor.padding_value)
+        lengths = torch.tensor([len(utterance) for utterance in features])
+        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+        targets = pad_sequence([torch.tensor(ids) for ids in labels or [[-100]]], batch_first=True, padding_value=-100)
+        size = len(labels)
+        return {"input_features": padded[:size], "attention_mask": mask[:size], "labels": targets[:size]}
+
+
+@dataclass
+class Batches(torch.utils.data.IterableDataset):
+    """Lists of utterances, in the order of a plan, for one of `world_size` processes and its workers.
+
+    Of each step it gives this process's parts, in turn; a part may be empty. Only what this process will use is held.
+    """
+
+    data: SpeechData
+    plan: EpochPlan
+    first_step: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def parts(self) -> range:
+        """The parts of every step that are this process's."""
+        return range(self.rank, self.plan.parts, self.world_size)
+
+    def __iter__(self) -> Iterator[list[Utterance]]:
+        worker = torch.utils.data.get_worker_info()
+        worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        item, windows = 0, []
+        for window in self.plan.windows(self.first_step):
+            own = []
+            for step in window:
+                for part in self.parts:
+                    if item % workers == worker_id:
+                        own.append(self.plan.batch(step, part))
+                    item += 1
+            if own:
+                windows.append(own)
+        # While one window is worked on, the next is read.
+        with ThreadPoolExecutor(1) as reader:
+            ahead = [reader.submit(self._read, own) for own in windows[:1]]
+            for place, own in enumerate(windows):
+                found = ahead.pop().result()
+                if place + 1 < len(windows):
+                    ahead.append(reader.submit(self._read, windows[place + 1]))
+                for numbers in own:
+                    yield [found[number] for number in numbers.tolist()]
+                del found
+
+    def _read(self, batches: list[np.ndarray]) -> dict[int, Utterance]:
+        return self.data.read(np.unique(np.concatenate(batches)))
+
+
+def make_loader(batches: Batches, collate: Collator, num_workers: int = 0) -> torch.utils.data.DataLoader:
+    """Decodes and pads the batches, in `num_workers` processes beside this one, or in it."""
+    return torch.utils.data.DataLoader(
+        batches,
+        batch_size=None,
+        collate_fn=collate,
+        num_workers=num_workers,
+        # Its own generator: from the global one it would draw a number, and change the dropout of a resumed run.
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,1 @@
+"""Vocabularies, n-gram estimation, and tuning of the decoder."""

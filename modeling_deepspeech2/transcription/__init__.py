@@ -1,0 +1,1 @@
+"""Recordings of any length and live streams: utterances, words in time, alignment, subtitles."""

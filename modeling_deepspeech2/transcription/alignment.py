@@ -1,0 +1,171 @@
+"""When was it said? Audio, or its logits, and the text that is known -> start and end of each line, word and character.
+
+The most probable CTC path that spells the text, however long the recording, in memory linear in its length. Section 5 of the
+paper aligns its recordings so, before it cuts them.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..decoding_deepspeech2 import Span, log_softmax
+from ..first_letters import first_letters_after_pauses
+from ..tokenization_deepspeech2 import _CJK
+from ..viterbi import ctc_viterbi
+from .recordings import recording_logits
+
+
+logger = logging.getLogger(__name__)
+
+# What carries times: an ideograph with the punctuation behind it, or whatever else stands between spaces.
+_WRITTEN_WORD = re.compile(rf"[{_CJK}][^\w\s]*|[^\s{_CJK}]+")
+_IDEOGRAPH = re.compile(rf"[{_CJK}]")
+
+
+@dataclass
+class AlignedLine:
+    """A line of the text in time.
+
+    `words` are written as in the text, `characters` as the tokenizer spells them, the spaces between words left out.
+    """
+
+    text: str
+    start: float  # seconds
+    end: float
+    words: list[Span]
+    characters: list[Span]
+    cost: float  # -log p of the path's frames from start to end, natural logarithm
+
+    @property
+    def cost_per_second(self) -> float:
+        return self.cost / max(self.end - self.start, 1e-9)
+
+
+@dataclass
+class Alignment:
+    """A text in time."""
+
+    lines: list[AlignedLine]
+    cost: float  # -log p of the whole path, natural logarithm
+
+    @property
+    def words(self) -> list[Span]:
+        return [word for line in self.lines for word in line.words]
+
+    @property
+    def characters(self) -> list[Span]:
+        return [character for line in self.lines for character in line.characters]
+
+
+def align(audio: str | os.PathLike | bytes | np.ndarray, text: str | list[str], model: Any, processor: Any) -> Alignment:
+    """Finds when each line, word and character of a known text was said.
+
+    Args:
+        audio: path or bytes of a file, or samples at the model's rate, shape (samples,).
+        text: all that is said and nothing else; its lines, or the strings of a list, get times and costs of their own.
+        model: a [`DeepSpeech2ForCTC`].
+        processor: the [`DeepSpeech2Processor`] beside it.
+
+    Raises:
+        ValueError: a text without a character of the vocabulary, or one that is too long for the audio.
+        AudioError: audio that cannot be read.
+    """
+    seconds_per_frame = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
+    logits = recording_logits(model, processor.feature_extractor, audio)
+    logits = first_letters_after_pauses(logits, processor.tokenizer, model.config)
+    return align_logits(logits, text, processor.tokenizer, seconds_per_frame)
+
+
+def align_logits(
+    logits: Tensor | np.ndarray | Iterable[Tensor], text: str | list[str], tokenizer: Any, seconds_per_frame: float
+) -> Alignment:
+    """`align` for logits of shape (frames, vocab_size), whole or in pieces one after the other."""
+    script = _Script(text.splitlines() if isinstance(text, str) else text, tokenizer)
+    pieces = [logits] if isinstance(logits, (Tensor, np.ndarray)) else logits
+    # Only the symbols of the text count, and those in half the digits: much of an alphabet like Chinese is not in it.
+    symbols, labels = np.unique([tokenizer.pad_token_id, *script.labels], return_inverse=True)
+    blank, labels = labels[0], labels[1:]
+    emissions = [log_softmax(piece)[:, symbols].astype(np.float32) for piece in pieces if len(piece)]
+    emissions = np.concatenate(emissions) if emissions else np.zeros((0, len(symbols)), np.float32)
+    frames = ctc_viterbi(emissions, labels, int(blank))
+
+    along = emissions[:, blank].astype(np.float64)  # log p of the path, frame by frame
+    for label, (start, end) in zip(labels, frames):
+        along[start:end] = emissions[start:end, label]
+    total = np.concatenate([[0.0], np.cumsum(along)])
+
+    def span(text: str, places: list[int]) -> Span:
+        own = np.concatenate([along[slice(*frames[place])] for place in places])
+        start, end = frames[places[0]][0], frames[places[-1]][1]
+        return Span(text, float(start * seconds_per_frame), float(end * seconds_per_frame), float(np.exp(own.mean())))
+
+    lines = []
+    for line, written in script.lines:
+        words = [span(word, places) for word, places in written]
+        places = [place for _, places in written for place in places]
+        characters = [span(script.symbols[place], [place]) for place in places if not script.is_delimiter(place)]
+        start, end = frames[places[0]][0], frames[places[-1]][1]
+        lines.append(AlignedLine(line, words[0].start, words[-1].end, words, characters, float(total[start] - total[end])))
+    return Alignment(lines, float(-total[-1]))
+
+
+class _Script:
+    """The labels of a text, and of which written word and line each is."""
+
+    def __init__(self, lines: Iterable[str], tokenizer: Any):
+        self.delimiter = tokenizer.word_delimiter_token
+        self.symbols: list[str] = []
+        self.lines: list[tuple[str, list[tuple[str, list[int]]]]] = []  # line, [(written word, places of its labels)]
+        for line in map(str.strip, lines):
+            written: list[tuple[str, list[int]]] = []
+            before = ""  # of the line, unspoken punctuation
+            for word, is_apart, symbols in _spoken(line, tokenizer):
+                space = " " if is_apart and (written or before) else ""
+                if symbols:
+                    is_first = self.symbols and not written
+                    if (is_first or space) and not _is_unspaced(self.symbols, symbols, tokenizer):
+                        self.symbols.append(self.delimiter)
+                    places = range(len(self.symbols), len(self.symbols) + len(symbols))
+                    self.symbols += symbols
+                    written.append((before + space * (before != "") + word, list(places)))
+                    before = ""
+                elif written:
+                    written[-1] = (written[-1][0] + space + word, written[-1][1])
+                else:
+                    before += space + word
+            if written:
+                self.lines.append((line, written))
+            elif line:
+                logger.warning("Left out of the alignment, for no character of it is in the vocabulary: %r", line)
+        if not self.symbols:
+            raise ValueError("text: found no character of the tokenizer's vocabulary, expected what is said in the audio.")
+        self.labels = tokenizer.convert_tokens_to_ids(self.symbols)
+
+    def is_delimiter(self, place: int) -> bool:
+        return self.symbols[place] == self.delimiter
+
+
+def _spoken(line: str, tokenizer: Any) -> list[tuple[str, bool, list[str]]]:
+    """Written words of a line, whether a space stands before each, and the symbols that spell it."""
+    pattern = re.compile(r"\S+") if tokenizer.label_unit == "bigram" else _WRITTEN_WORD
+    matches = list(pattern.finditer(line))
+    spoken = [tokenizer.normalize(match[0]).split() for match in matches]
+    whole = tokenizer.normalize(line).split()
+    if sum(map(len, spoken)) == len(whole):  # apostrophes are best told from quotation marks in the whole line
+        ends = np.cumsum([len(words) for words in spoken])
+        spoken = [whole[end - len(words) : end] for words, end in zip(spoken, ends)]
+    return [
+        (match[0], line[: match.start()][-1:].isspace(), tokenizer.tokenize(" ".join(words)))
+        for match, words in zip(matches, spoken)
+    ]
+
+
+def _is_unspaced(before: list[str], after: list[str], tokenizer: Any) -> bool:
+    """Whether Mandarin has no space between the symbols, or there are none before."""
+    return not before or (tokenizer.language == "zh" and any(map(_IDEOGRAPH.match, (before[-1][-1], after[0][0]))))

@@ -1,0 +1,144 @@
+"""Recordings of any length -> logits and utterances, piece by piece, in bounded memory.
+
+A unidirectional model carries its state from piece to piece, and so gives exactly the logits of one pass. A bidirectional
+one, or one whose features are normalised by the utterance, never ends a pass over hours: it reads overlapping chunks, and of
+each only the middle counts, where what lies beyond the chunk is forgotten. Chunks go through the model in batches.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..audio import read_audio_blocks, to_mono
+from ..decoding_deepspeech2 import GreedyDecoder, Hypothesis, check_alphabet
+from ..first_letters import first_letters_after_pauses
+from .streaming import StreamingFeatures, StreamingModel
+from .utterances import LONGEST_UTTERANCE, UtteranceDecoder
+
+
+BLOCK_SECONDS = 20.0  # of a state that is carried
+CHUNK_SECONDS = 40.0  # of a chunk that counts
+CONTEXT_SECONDS = 5.0  # more on both sides: the overlap
+CHUNKS = 4  # in a batch
+
+
+def recording_logits(
+    model: Any, feature_extractor: Any, audio: str | os.PathLike | bytes | np.ndarray | Iterable[np.ndarray]
+) -> Iterator[Tensor]:
+    """Logits of a recording, in pieces of shape (frames, vocab_size), on the CPU.
+
+    Args:
+        model: a [`DeepSpeech2ForCTC`], or what `fold_batch_norm` or quantisation made of it.
+        audio: path or bytes of a file, samples at the model's rate, or an iterable of pieces of them.
+
+    Raises:
+        AudioError: audio that cannot be read.
+    """
+    rate = feature_extractor.sampling_rate
+    if isinstance(audio, (str, os.PathLike, bytes)):
+        audio = read_audio_blocks(audio, rate, BLOCK_SECONDS)
+    elif isinstance(audio, (np.ndarray, Tensor)):
+        audio = [to_mono(audio, rate, rate)]
+    if not model.deepspeech2.layers[0].is_folded:
+        model = model.fold_batch_norm()
+    if model.config.bidirectional or feature_extractor.normalization == "utterance":
+        yield from _chunked_logits(model, feature_extractor, audio)
+    else:
+        yield from _carried_logits(model, feature_extractor, audio)
+
+
+def _carried_logits(model: Any, feature_extractor: Any, pieces: Iterable[np.ndarray]) -> Iterator[Tensor]:
+    features, stream = StreamingFeatures(feature_extractor), StreamingModel(model)
+    state = stream.start()
+    block = round(BLOCK_SECONDS * feature_extractor.sampling_rate)
+    for piece in pieces:
+        for start in range(0, len(piece), block):
+            logits, state = stream.step(features(piece[start : start + block])[None], state)
+            yield logits[0].float().cpu()
+    logits, state = stream.step(features(np.zeros(0, np.float32), last=True)[None], state, last=True)
+    yield logits[0].float().cpu()
+
+
+def _chunked_logits(model: Any, feature_extractor: Any, pieces: Iterable[np.ndarray]) -> Iterator[Tensor]:
+    ratio, rate = model.config.inputs_to_logits_ratio, feature_extractor.sampling_rate
+    size, context = (round(seconds * rate / ratio) for seconds in (CHUNK_SECONDS, CONTEXT_SECONDS))  # output frames
+    batch: list[tuple[np.ndarray, slice]] = []
+    for chunk in _overlapping(pieces, size * ratio, context * ratio):
+        batch.append(chunk)
+        if len(batch) == CHUNKS:
+            yield from _batch_logits(model, feature_extractor, batch)
+            batch = []
+    if batch:
+        yield from _batch_logits(model, feature_extractor, batch)
+
+
+def _overlapping(pieces: Iterable[np.ndarray], size: int, context: int) -> Iterator[tuple[np.ndarray, slice]]:
+    """Samples in pieces -> chunks of `size` with `context` more on both sides, and where in each the samples that count are.
+
+    All that remains at the end counts in the last one.
+    """
+    held, before = np.zeros(0, np.float32), 0  # samples that are still needed, and how many are left context
+    for piece in pieces:
+        held = np.concatenate([held, piece])
+        while len(held) > before + size + context:
+            yield held[: before + size + context], slice(before, before + size)
+            held = held[before + size - context :]
+            before = context
+    if len(held) > before:
+        yield held, slice(before, None)
+
+
+@torch.inference_mode()
+def _batch_logits(model: Any, feature_extractor: Any, batch: list[tuple[np.ndarray, slice]]) -> Iterator[Tensor]:
+    inputs = feature_extractor([chunk for chunk, _ in batch], return_tensors="pt").to(model.device)
+    ratio = model.config.inputs_to_logits_ratio
+    lengths = model.output_lengths(inputs.attention_mask.sum(1)).tolist()
+    logits = model(inputs.input_features, inputs.attention_mask).logits.float().cpu()
+    for (_, counts), length, own in zip(batch, lengths, logits):
+        yield own[counts.start // ratio : length if counts.stop is None else counts.stop // ratio]
+
+
+def transcribe(
+    model: Any,
+    processor: Any,
+    audio: str | os.PathLike | bytes | np.ndarray | Iterable[np.ndarray],
+    decoder: Any = None,
+    end_of_utterance: float = 0.8,
+    longest_utterance: float = LONGEST_UTTERANCE,
+    hotwords: dict[str, float] | None = None,
+) -> Iterator[Hypothesis]:
+    """Transcribes a recording of any length, utterance by utterance, in bounded memory.
+
+    What a [`DeepSpeech2Stream`] hears of the same samples: utterances end at the same pauses, and hold the same text.
+
+    Args:
+        model: a [`DeepSpeech2ForCTC`], or what `fold_batch_norm` or quantisation made of it.
+        processor: the [`DeepSpeech2Processor`] beside it.
+        audio: path or bytes of a file, samples at the model's rate, or an iterable of pieces of them.
+        decoder: a [`CTCBeamSearchDecoder`]; None: the best path.
+        end_of_utterance, longest_utterance, hotwords: as of [`DeepSpeech2Stream`].
+
+    Returns:
+        Utterances with their words, times in seconds from the beginning of the recording.
+
+    Raises:
+        ValueError: a decoder of another alphabet, or times and hot words that [`DeepSpeech2Stream`] would not take.
+        AudioError: on reading, audio that cannot be read.
+    """
+    check_alphabet(decoder, model.config.vocab_size)
+    seconds_per_frame = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
+    utterances = UtteranceDecoder(
+        decoder or GreedyDecoder(processor.tokenizer), seconds_per_frame, end_of_utterance, longest_utterance, hotwords
+    )
+
+    def heard() -> Iterator[Hypothesis]:  # settings are checked above, not when the first utterance is asked for
+        pieces = recording_logits(model, processor.feature_extractor, audio)
+        for logits in first_letters_after_pauses(pieces, processor.tokenizer, model.config):
+            yield from utterances.feed(logits)
+        yield from utterances.finish()
+
+    return heard()

@@ -1,0 +1,95 @@
+"""Two easier alphabets on the way to Mandarin's characters: pinyin in letters, then one sign for each syllable.
+
+    pip install pypinyin==0.55.0
+    python scripts/pinyin.py write letters ../shared/data/speech-zh runs/zh_letters      # 请打开 -> qing da kai
+    python scripts/pinyin.py write syllables ../shared/data/speech-zh runs/zh_syllables  # 请打开 -> one sign for each sound
+    python scripts/pinyin.py spread syllables runs/mandarin_letters runs/mandarin_syllables_start
+    python scripts/pinyin.py spread characters runs/mandarin_syllables runs/mandarin_start
+
+With a few hours of speech a network that is to write 5,000 characters from the beginning writes nothing for long. 26 letters
+it learns in one epoch. Then every syllable starts with the output weights of its first letter, later every character with
+those of its syllable, and what is left to learn is which one is meant. `recipes/mandarin.yaml` says how the steps are
+trained. Tones are left out. Test splits are not copied.
+"""
+
+import argparse
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import torch
+import yaml
+from pypinyin import lazy_pinyin
+from torch import nn
+from tqdm import tqdm
+from transformers import AutoTokenizer
+
+from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Processor
+
+
+def first_of_each_sound(tokenizer) -> dict[str, str]:
+    """Syllable -> the first character of the alphabet that is read so."""
+    first: dict[str, str] = {}
+    for symbol in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))):
+        if lazy_pinyin(symbol) != [symbol]:
+            first.setdefault(lazy_pinyin(symbol)[0], symbol)
+    return first
+
+
+def write(source: Path, target: Path, alphabet: str) -> None:
+    """A copy of all splits but the test splits, in another alphabet."""
+    first = first_of_each_sound(AutoTokenizer.from_pretrained("tokenizer/mandarin"))
+    shards = [file for file in sorted(source.glob("*/*.parquet")) if not file.name.startswith("test")]
+    for shard in tqdm(shards, alphabet, unit=" shards"):
+        table, texts = pyarrow.parquet.read_table(shard), []
+        for text in table["text"].to_pylist():
+            syllables = lazy_pinyin(text)
+            if alphabet == "letters":
+                texts.append(" ".join(syllables).replace("ü", "v"))
+            else:
+                texts.append("".join(first.get(syllable, syllable) for syllable in syllables))
+        table = table.set_column(table.schema.get_field_index("text"), "text", pyarrow.array(texts))
+        (target / shard.parent.name).mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table, target / shard.parent.name / shard.name)
+    splits = sorted({(shard.parent.name, shard.name.split("-")[0]) for shard in shards})
+    configs = [
+        {"config_name": name, "data_files": [{"split": s, "path": f"{n}/{s}-*.parquet"} for n, s in splits if n == name]}
+        for name in sorted({name for name, _ in splits})
+    ]
+    (target / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n", encoding="utf-8")
+
+
+def spread(source: Path, target: Path, alphabet: str) -> None:
+    """A copy of a model in which many symbols start with the output weights of one, and share out its probability.
+
+    Syllables start with those of their first letter, characters with those of their syllable.
+    """
+    model, old = DeepSpeech2ForCTC.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    new = AutoTokenizer.from_pretrained("tokenizer/mandarin")
+    symbols = new.convert_ids_to_tokens(list(range(len(new))))
+    sounds = [symbol if lazy_pinyin(symbol) == [symbol] else lazy_pinyin(symbol)[0] for symbol in symbols]
+    if alphabet == "syllables":
+        starts = [sound if sound in new.all_special_tokens else sound[0] for sound in sounds]
+    else:
+        first = first_of_each_sound(new)
+        starts = [first.get(sound, sound) for sound in sounds]
+    rare = old.convert_tokens_to_ids("'")  # what has no sound starts with what is hardly ever written
+    own = torch.tensor([old.get_vocab().get(start, rare) for start in starts])
+    head = nn.Linear(model.config.hidden_size, len(new))
+    with torch.no_grad():
+        head.weight.copy_(model.ctc_head.weight[own])
+        head.bias.copy_(model.ctc_head.bias[own] - torch.bincount(own)[own].log())
+    model.ctc_head, model.config.vocab_size = head, len(new)
+    model.save_pretrained(target)
+    DeepSpeech2Processor(DeepSpeech2Processor.from_pretrained(source).feature_extractor, new).save_pretrained(target)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["write", "spread"])
+    parser.add_argument("alphabet", choices=["letters", "syllables", "characters"])
+    parser.add_argument("source", type=Path, help="write: a folder */*.parquet of speech; spread: a model")
+    parser.add_argument("target", type=Path)
+    arguments = parser.parse_args()
+    action = {"write": write, "spread": spread}[arguments.action]
+    action(arguments.source, arguments.target, arguments.alphabet)

@@ -1,0 +1,251 @@
+"""Folders and manifests of every kind become the same data set, sorted, with its vocabulary and statistics."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pyarrow.parquet
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from modeling_deepspeech2 import DeepSpeech2FeatureExtractor, DeepSpeech2Processor
+from modeling_deepspeech2.cli.corpus import main
+from modeling_deepspeech2.corpus.clips import read_clips
+from modeling_deepspeech2.corpus.prepare import PreparationSettings, draw_splits, prepare
+from modeling_deepspeech2.data.sources import DataError, SpeechData, all_splits
+
+
+LENGTHS = {"one": 1.0, "two": 0.5, "three": 2.25, "four": 1.5}
+NO_DRAW = PreparationSettings(validation_share=0, test_share=0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def tone(seconds: float, rate: int) -> np.ndarray:
+    return (np.sin(np.arange(round(seconds * rate)) * 0.3) * 0.2).astype(np.float32)
+
+
+def recordings(folder: Path, rate: int = 16_000) -> Path:
+    folder.mkdir(parents=True)
+    for name, seconds in LENGTHS.items():
+        soundfile.write(folder / f"{name}.wav", tone(seconds, rate), rate)
+    return folder
+
+
+def audio_folder(folder: Path) -> Path:
+    recordings(folder)
+    lines = "".join(f"{name}.wav,text {name},{name[0]}\n" for name in LENGTHS)
+    (folder / "metadata.csv").write_text("file_name,text,speaker_id\n" + lines)
+    return folder
+
+
+def folder_of_splits(folder: Path) -> Path:
+    recordings(folder / "train")
+    rows = [{"file_name": f"{name}.wav", "text": f"text {name}", "speaker_id": name[0]} for name in LENGTHS]
+    (folder / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def json_manifest(folder: Path) -> Path:
+    recordings(folder)
+    rows = [{"audio_filepath": f"{name}.wav", "text": f"text {name}", "speaker": name[0]} for name in LENGTHS]
+    (folder / "manifest.json").write_text(json.dumps(rows))
+    return folder / "manifest.json"
+
+
+def tsv_manifest(folder: Path) -> Path:
+    """With the columns of Common Voice."""
+    recordings(folder)
+    lines = "".join(f"{name[0]}\t{name}.wav\ttext {name}\n" for name in LENGTHS)
+    (folder / "train.tsv").write_text("client_id\tpath\tsentence\n" + lines, encoding="utf-8-sig")
+    return folder / "train.tsv"
+
+
+def kaldi(folder: Path) -> Path:
+    recordings(folder)
+    (folder / "wav.scp").write_text("".join(f"{name} {name}.wav\n" for name in LENGTHS))
+    (folder / "text").write_text("".join(f"{name} text {name}\n" for name in LENGTHS))
+    (folder / "utt2spk").write_text("".join(f"{name} {name[0]}\n" for name in LENGTHS))
+    return folder
+
+
+def kaldi_segments(folder: Path) -> Path:
+    """One recording at another rate, which holds all clips one after the other."""
+    folder.mkdir()
+    soundfile.write(folder / "all.flac", np.concatenate([tone(seconds, 22_050) for seconds in LENGTHS.values()]), 22_050)
+    ends = np.cumsum(list(LENGTHS.values()))
+    segments = [f"{name} all {end - LENGTHS[name]:.3f} {end:.3f}\n" for name, end in zip(LENGTHS, ends)]
+    (folder / "wav.scp").write_text("all all.flac\n")
+    (folder / "segments").write_text("".join(segments))
+    (folder / "text").write_text("".join(f"{name} text {name}\n" for name in LENGTHS))
+    (folder / "utt2spk").write_text("".join(f"{name} {name[0]}\n" for name in LENGTHS))
+    return folder
+
+
+KINDS = [audio_folder, folder_of_splits, json_manifest, tsv_manifest, kaldi, kaldi_segments]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_kind_gives_the_same_data_set(kind, tmp_path):
+    """Sorted by duration, with the transcripts, speakers and samples that went in, as run_ctc.py reads them."""
+    output = tmp_path / "speech"
+    prepare(kind(tmp_path / "source"), output, NO_DRAW, show_progress=False)
+    assert all_splits(str(output)) == ["train"]
+    data = SpeechData(str(output), ["train"], show_progress=False)
+    found = data.read(np.arange(4))
+    assert [found[number].text for number in range(4)] == ["text two", "text one", "text four", "text three"]
+    assert data.index.seconds.tolist() == pytest.approx([0.5, 1.0, 1.5, 2.25], abs=1e-3)
+    waveforms = list(data.waveforms(16_000, limit=4))
+    assert sorted(len(waveform) / 16_000 for waveform in waveforms) == pytest.approx([0.5, 1.0, 1.5, 2.25], abs=1e-3)
+    table = pyarrow.parquet.read_table(output / "train-00000-of-00001.parquet")
+    assert table["speaker_id"].to_pylist() == ["t", "o", "f", "t"]
+    assert table["duration"].to_pylist() == pytest.approx([0.5, 1.0, 1.5, 2.25], abs=1e-3)
+
+
+def test_whole_files_stay_as_they_are(tmp_path):
+    """No second encoding: the bytes, and with them the sampling rate."""
+    source = audio_folder(tmp_path / "source")
+    prepare(source, tmp_path / "speech", NO_DRAW, show_progress=False)
+    rows = pyarrow.parquet.read_table(tmp_path / "speech" / "train-00000-of-00001.parquet").to_pylist()
+    assert rows[0]["audio"]["bytes"] == (source / "two.wav").read_bytes()
+
+
+def test_segments_are_cut_to_the_sample(tmp_path):
+    source = kaldi_segments(tmp_path / "source")
+    prepare(source, tmp_path / "speech", NO_DRAW, show_progress=False)
+    rows = pyarrow.parquet.read_table(tmp_path / "speech" / "train-00000-of-00001.parquet").to_pylist()
+    (tmp_path / "cut.flac").write_bytes(rows[1]["audio"]["bytes"])  # "one", which stands first
+    samples, rate = soundfile.read(tmp_path / "cut.flac", dtype="float32")
+    whole, _ = soundfile.read(source / "all.flac", dtype="float32")
+    assert rate == 22_050
+    assert np.array_equal(samples, whole[:22_050])
+
+
+def test_processor_and_shards(tmp_path):
+    """The processor is that of the training split; small shards are in order, and datasets finds them beside it."""
+    source = audio_folder(tmp_path / "source")
+    output = tmp_path / "speech"
+    prepare(source, output, NO_DRAW, show_progress=False)
+    processor = DeepSpeech2Processor.from_pretrained(output / "processor")
+    assert set(AutoTokenizer.from_pretrained(output / "processor").get_vocab()) == {"<pad>", "|", *"textonwhrfu"}
+    data = SpeechData(str(output), ["train"], show_progress=False)
+    expected = DeepSpeech2FeatureExtractor().fit(data.waveforms(16_000, limit=4))
+    assert processor.feature_extractor.mean == expected.mean
+
+
+def test_shards_end_at_their_size(tmp_path):
+    source = recordings(tmp_path / "source")
+    soundfile.write(source / "long.wav", tone(40, 16_000), 16_000)  # 1.2 MB
+    lines = "".join(f"{name}.wav,text\n" for name in ["long", *LENGTHS])
+    (source / "metadata.csv").write_text("file_name,text\n" + lines + "long.wav,again\n")
+    settings = PreparationSettings(validation_share=0, test_share=0, shard_megabytes=1)
+    prepared = prepare(source, tmp_path / "speech", settings, show_progress=False)
+    assert prepared.splits["train"]["shards"] == 2
+    assert SpeechData(str(tmp_path / "speech"), ["train"]).index.seconds.tolist() == [0.5, 1, 1.5, 2.25, 40, 40]
+
+
+def test_what_cannot_be_used_is_named(tmp_path, capsys):
+    """Broken, absent and empty: left out, and told with the reason; the rest is prepared."""
+    source = audio_folder(tmp_path / "source")
+    (source / "broken.wav").write_bytes(b"no audio")
+    with open(source / "metadata.csv", "a") as file:
+        file.write("broken.wav,text,a\nnone.wav,text,a\none.wav,,a\n")
+    shares = ["--validation_share", "0", "--test_share", "0"]
+    assert main(["prepare", str(source), "--output", str(tmp_path / "speech"), *shares]) == 0
+    reasons = dict(csv.reader((tmp_path / "speech" / "left_out.csv").read_text().splitlines()[1:]))
+    assert set(reasons) == {"broken.wav", "none.wav", "one.wav"}
+    assert "There is no audio file" in reasons["none.wav"] and "empty" in reasons["one.wav"]
+    printed = capsys.readouterr().out
+    assert "3 clips were left out" in printed and "train: 4 utterances" in printed
+
+
+def test_bad_sources_end_with_one_sentence(tmp_path, capsys):
+    def says(source) -> str:
+        assert main(["prepare", str(source), "--output", str(tmp_path / "speech")]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "no folder or manifest" in says(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "holds none of metadata.csv" in says(tmp_path / "empty")
+    (tmp_path / "bad.csv").write_text("name,words\na,b\n")
+    assert "line 2: expected one of the columns file_name, audio" in says(tmp_path / "bad.csv")
+    (tmp_path / "bad.jsonl").write_text('{"audio": "a.wav", "text": "a"}\n{"audio"\n')
+    assert "line 2: expected a JSON object" in says(tmp_path / "bad.jsonl")
+    folder = kaldi(tmp_path / "kaldi")
+    (folder / "wav.scp").write_text("one sph2pipe one.sph |\n")
+    assert "commands are not run" in says(folder)
+    (tmp_path / "list.json").write_text('["a.wav", "b.wav"]')
+    assert "line 1: expected an object with fields, but found 'a.wav'" in says(tmp_path / "list.json")
+    folder_of_splits(tmp_path / "dashes")
+    (tmp_path / "dashes" / "train").rename(tmp_path / "dashes" / "train-clean")
+    assert "but found 'train-clean': rename it" in says(tmp_path / "dashes")
+    assert main(["prepare", str(tmp_path), "--output", str(tmp_path / "speech"), "--numerals", "spell"]) == 2
+    assert "language" in capsys.readouterr().err and not (tmp_path / "speech").exists()
+    (tmp_path / "speech").mkdir()
+    (tmp_path / "speech" / "something").write_text("")
+    assert "holds something already" in says(audio_folder(tmp_path / "good"))
+
+
+def test_segments_outside_their_recording_are_left_out(tmp_path):
+    source = kaldi_segments(tmp_path / "source")
+    with open(source / "segments", "a") as file:
+        file.write("five all 5.0 7.0\n")
+    with open(source / "text", "a") as file:
+        file.write("five text five\n")
+    prepared = prepare(source, tmp_path / "speech", NO_DRAW, show_progress=False)
+    assert prepared.left_out[0][0] == "five" and "lasts 5.25 s" in prepared.left_out[0][1]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_drawn_splits_share_neither_speakers_nor_recordings_nor_sentences(data):
+    """Whichever the property is that the splits are drawn by; and they take about the share asked for."""
+    unit = data.draw(st.sampled_from(["speaker", "recording", "sentence"]))
+    size = data.draw(st.integers(60, 120))
+    speakers = [f"speaker {number % (40 if unit == 'speaker' else 5)}" for number in range(size)]
+    texts = [f"Sentence {number % 50}" for number in range(size)]
+    seconds = data.draw(st.lists(st.floats(1, 4), min_size=size, max_size=size))
+    clips = pandas.DataFrame({"speaker": speakers, "text": texts, "seconds": seconds})
+    if unit == "recording":
+        clips["source"] = [f"{number % 30}.flac" for number in range(size)]
+    clips["split"], found = draw_splits(clips, 0.1, 0.2)
+    assert found == unit
+    key = {"speaker": "speaker", "recording": "source", "sentence": "text"}[unit]
+    assert (clips.groupby(key)["split"].nunique() == 1).all()
+    shares = clips.groupby("split")["seconds"].sum() / clips["seconds"].sum()
+    assert 0.1 <= shares["validation"] <= 0.2 and 0.2 <= shares["test"] <= 0.35
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_half_of_the_smallest_data_set_stays_for_training(number):
+    clips = pandas.DataFrame({"speaker": None, "text": [f"{i}" for i in range(number)], "seconds": 1.0})
+    drawn, _ = draw_splits(clips, 0.05, 0.05)
+    assert (drawn == "train").sum() >= number / 2
+
+
+def test_numbers_are_texts_and_names(tmp_path):
+    """JSON may hold a transcript, a speaker and an id as numbers; speaker 0 is a speaker."""
+    recordings(tmp_path / "clips")
+    rows = [{"id": 0, "audio": "one.wav", "text": 12, "speaker_id": 0}]
+    (tmp_path / "clips" / "train.json").write_text(json.dumps(rows))
+    [clip] = read_clips(tmp_path / "clips")
+    assert (clip.name, clip.text, clip.speaker) == ("0", "12", "0")
+
+
+def test_paths_may_start_elsewhere(tmp_path):
+    recordings(tmp_path / "clips")
+    (tmp_path / "train.csv").write_text("path,sentence\none.wav,text\n")
+    [clip] = read_clips(tmp_path / "train.csv", tmp_path / "clips")
+    assert Path(clip.path).exists()
+    with pytest.raises(DataError, match="is none"):
+        list(read_clips(tmp_path / "clips" / "one.wav"))

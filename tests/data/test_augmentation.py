@@ -1,0 +1,132 @@
+"""Augmentation does what it says, and the same to the same utterance in the same epoch."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import soundfile
+import torch
+
+from modeling_deepspeech2.data.augmentation import CODECS, Augmentation, add_noise, noise_recordings, through_codec
+from modeling_deepspeech2.data.sources import DataError
+
+
+RATE = 16_000
+
+
+def speech(seconds: float = 1.0) -> np.ndarray:
+    """Noise under a slow envelope, like syllables."""
+    rng = np.random.default_rng(0)
+    time = np.arange(int(RATE * seconds)) / RATE
+    return (0.1 * rng.standard_normal(len(time)) * np.sin(8 * time) ** 2).astype(np.float32)
+
+
+@pytest.mark.parametrize("decibels", [0.0, 13.0, 30.0])
+def test_noise_is_as_loud_as_asked(decibels):
+    waveform, noise = speech(), np.random.default_rng(1).standard_normal(RATE)
+    added = add_noise(waveform, noise, decibels).astype(np.float64) - waveform
+    assert 10 * np.log10(np.mean(np.square(waveform, dtype=np.float64)) / np.mean(added**2)) == pytest.approx(
+        decibels, abs=0.01
+    )
+    silence = np.zeros(RATE, np.float32)
+    assert np.array_equal(add_noise(silence, noise, decibels), silence)
+
+
+SETTINGS = {
+    "speed": {"speed": 0.1},
+    "gain": {"gain": 10.0},
+    "noise": {"noise_share": 1.0},
+    "codec": {"codec_share": 1.0},
+    "everything": {"speed": 0.1, "gain": 10.0, "noise_share": 0.5, "codec_share": 0.5},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_randomness_is_that_of_seed_epoch_and_name(settings):
+    def heard(seed: int = 0, epoch: int = 0, name: str = "clip") -> np.ndarray:
+        augmentation = Augmentation(**settings, seed=seed, epoch=epoch)
+        return augmentation.change(speech(), RATE, augmentation.generator(name))
+
+    first = heard()
+    assert first.dtype == np.float32 and np.isfinite(first).all()
+    assert np.array_equal(first, heard())
+    others = [heard(name=f"clip {i}") for i in range(20)] + [heard(seed=1), heard(epoch=1)]
+    assert any(len(other) != len(first) or not np.array_equal(other, first) for other in others[-2:])
+    assert sum(len(other) == len(first) and np.array_equal(other, first) for other in others) < len(others) / 2
+
+
+def test_the_share_of_noisy_utterances():
+    augmentation = Augmentation(noise_share=0.4)
+    waveform = speech(0.1)
+    noisy = [
+        not np.array_equal(augmentation.change(waveform, RATE, augmentation.generator(f"clip {i}")), waveform)
+        for i in range(500)
+    ]
+    assert 0.33 < np.mean(noisy) < 0.47
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec[1])
+def test_codecs_keep_length_and_time_and_lose_the_top(codec):
+    waveform = speech(1.5) * 12  # beyond full scale: loud speech is not cut
+    decoded = through_codec(waveform, RATE, *codec)
+    assert decoded.shape == waveform.shape and decoded.dtype == np.float32
+    envelope = [np.abs(signal).reshape(-1, 800).mean(1) for signal in (waveform, decoded)]
+    assert np.corrcoef(*envelope)[0, 1] > 0.9
+    spectrum = np.abs(np.fft.rfft(decoded)) ** 2
+    top = spectrum[int(4_200 * 1.5) :].sum() / spectrum.sum()
+    assert top < 0.01 if codec[2] == 8_000 else top > 0.1
+
+
+def test_noise_comes_from_the_folder(tmp_path):
+    tone = np.sin(2 * np.pi * 1_000 * np.arange(RATE // 2) / RATE).astype(np.float32)
+    (tmp_path / "indoors").mkdir()
+    soundfile.write(tmp_path / "indoors" / "tone.flac", tone, RATE)
+    (tmp_path / "broken.wav").write_bytes(b"not a recording")
+    recordings, unreadable = noise_recordings(str(tmp_path))
+    assert [Path(name).name for name in unreadable] == ["broken.wav"]
+    augmentation = Augmentation(noise_share=1.0, noise=recordings)
+    waveform = speech()
+    added = augmentation.change(waveform, RATE, augmentation.generator("clip")) - waveform
+    assert np.abs(np.fft.rfft(added)).argmax() == pytest.approx(1_000, abs=3)
+
+
+def test_noise_comes_from_a_data_set(tmp_path):
+    tone = io.BytesIO()
+    soundfile.write(tone, np.sin(2 * np.pi * 1_000 * np.arange(RATE // 2) / RATE).astype(np.float32), RATE, format="FLAC")
+    table = pyarrow.table({"audio": [{"bytes": tone.getvalue(), "path": None}, {"bytes": b"no sound", "path": "b.wav"}]})
+    pyarrow.parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    recordings, unreadable = noise_recordings(f"{tmp_path}::train")
+    assert recordings[0]["bytes"] == tone.getvalue() and unreadable == ["b.wav"]
+
+
+def test_a_folder_without_noise_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no recording of noise"):
+        noise_recordings(str(tmp_path))
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2, 100])
+def test_a_click_passes_through_everything(samples):
+    """What is too short to resample or to code must not end a run."""
+    augmentation = Augmentation(0.1, 6.0, noise_share=1.0, codec_share=1.0)
+    assert len(augmentation.change(np.ones(samples, np.float32), RATE, augmentation.generator("click"))) == samples
+
+
+def test_masks_hide_bands_and_stretches_alone():
+    augmentation = Augmentation(spec_augment=1.0)
+    features = torch.ones(200, 161)
+    masked = augmentation.mask(features, augmentation.generator("clip"))
+    assert features.min() == 1 and 0 < (masked == 0).float().mean() < 0.5
+    assert set(masked.unique().tolist()) == {0.0, 1.0}
+
+
+def test_silence_goes_before_and_after_the_speech():
+    augmentation = Augmentation(silence_share=1.0)
+    padded = [augmentation.change(speech(), RATE, augmentation.generator(f"clip {i}")) for i in range(40)]
+    assert all(RATE <= len(waveform) <= 3 * RATE for waveform in padded)
+    assert max(map(len, padded)) > 2 * RATE
+    edges = [np.abs(waveform[:200]).max() for waveform in padded]
+    assert 0 < sum(edge == 0 for edge in edges) < 30  # digital zero in some, noise in the others
+    assert max(edges) < 0.1

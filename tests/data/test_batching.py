@@ -1,0 +1,203 @@
+"""The order of an epoch: sorted first, random later, each utterance once, the same on all processes and when resumed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_deepspeech2.data.batching import Batching
+from modeling_deepspeech2.data.durations import DurationIndex
+from modeling_deepspeech2.data.loader import Batches
+from modeling_deepspeech2.data.sources import SpeechData
+
+
+AMAZON_QUEEN = Path(__file__).parents[3] / "shared" / "data" / "speech-en" / "amazon_queen"
+
+
+def make_index(utterances: int, shards: int = 3, seed: int = 0, weight: float = 1.0) -> DurationIndex:
+    rng = np.random.default_rng(seed)
+    shard = np.sort(rng.integers(0, shards, utterances)).astype(np.int32)
+    rows = np.concatenate([np.arange(n) for n in np.bincount(shard, minlength=shards)]).astype(np.int32)
+    seconds = rng.gamma(4, 2, utterances).astype(np.float32)
+    return DurationIndex(
+        shard,
+        rows,
+        seconds,
+        (seconds * 1000).astype(np.int32),
+        np.zeros(utterances, np.uint32),
+        np.full(utterances, weight, np.float32),
+    )
+
+
+batchings = st.builds(
+    Batching,
+    batch_size=st.integers(1, 9),
+    batch_seconds=st.sampled_from([0.0, 5.0, 40.0, 300.0]),
+    parts=st.integers(1, 4),
+    sorta_grad=st.booleans(),
+    seed=st.integers(0, 3),
+    memory=st.sampled_from([1, 20_000, 10**9]),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(batching=batchings, utterances=st.integers(0, 120), epoch=st.integers(0, 2))
+def test_every_utterance_once_whatever_the_settings(batching, utterances, epoch):
+    index = make_index(utterances)
+    plan = batching.plan(index, epoch)
+    assert sorted(plan.order) == list(range(utterances))
+    batches = [[plan.batch(step, part) for part in range(batching.parts)] for step in range(plan.steps)]
+    assert sorted(number for step in batches for batch in step for number in batch) == list(range(utterances))
+    assert all(any(len(batch) for batch in step) for step in batches), "a step without an utterance"
+    windows = list(plan.windows())
+    assert [step for window in windows for step in window] == list(range(plan.steps))
+    for window in windows:
+        held = sum(index.sizes[batch].sum() for step in window for batch in batches[step])
+        largest = max(sum(index.sizes[batch].sum() for batch in batches[step]) for step in window)
+        assert held <= batching.memory + largest
+    again = batching.plan(index, epoch)
+    assert np.array_equal(plan.order, again.order) and np.array_equal(plan.step_ends, again.step_ends)
+
+
+@settings(deadline=None, max_examples=50)
+@given(batching=batchings, utterances=st.integers(1, 120))
+def test_the_first_epoch_goes_from_short_to_long(batching, utterances):
+    batching.sorta_grad = True
+    index = make_index(utterances)
+    plan = batching.plan(index, 0)
+    assert (np.diff(index.seconds[plan.order]) >= 0).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(utterances=st.integers(1, 200), parts=st.integers(1, 4), seconds=st.floats(1, 200), epoch=st.integers(0, 1))
+def test_batches_by_seconds_keep_to_their_seconds(utterances, parts, seconds, epoch):
+    index = make_index(utterances)
+    plan = Batching(1, seconds, parts, sorta_grad=True).plan(index, epoch)
+    for step in range(plan.steps):
+        for part in range(parts):
+            lengths = index.seconds[plan.batch(step, part)]
+            assert len(lengths) <= 1 or len(lengths) * lengths.max() <= seconds * (1 + 1e-6)
+
+
+def test_later_epochs_differ_with_seed_and_epoch_and_have_little_padding():
+    index = make_index(2_000)
+    orders = {
+        (seed, epoch): Batching(16, seed=seed).plan(index, epoch).order.tolist() for seed in (0, 1) for epoch in (1, 2)
+    }
+    assert len(set(map(tuple, orders.values()))) == 4
+    plan = Batching(16, batch_seconds=130).plan(index, 1)
+    batches = [index.seconds[plan.batch(step, 0)] for step in range(plan.steps)]
+    padded = sum(len(batch) * batch.max() for batch in batches)
+    assert 1 - index.seconds.sum() / padded < 0.06
+    # Neighbours in time are not neighbours in length: the order of the batches is random.
+    longest = [batch.max() for batch in batches]
+    assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.3
+
+
+@pytest.mark.skipif(not AMAZON_QUEEN.exists(), reason="../shared/data is not here")
+@pytest.mark.parametrize("seconds", [50, 100])
+def test_batches_by_seconds_of_real_speech_have_little_padding(seconds):
+    index = SpeechData(str(AMAZON_QUEEN.parent), ["amazon_queen/train"]).index
+    for epoch in range(3):
+        plan = Batching(1, seconds, sorta_grad=True).plan(index, epoch)
+        lengths = [index.seconds[plan.batch(step, 0)] for step in range(plan.steps)]
+        assert 1 - index.seconds.sum() / sum(len(batch) * batch.max() for batch in lengths) <= 0.06
+
+
+def test_two_times_eight_are_sixteen():
+    """The step is the same however it is shared out among processes and accumulation."""
+    index = make_index(100)
+    one, two = Batching(16).plan(index, 1), Batching(8, parts=2).plan(index, 1)
+    assert np.array_equal(one.order, two.order) and np.array_equal(one.step_ends, two.step_ends)
+    assert sorted(one.batch(3, 0)) == sorted([*two.batch(3, 0), *two.batch(3, 1)])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 2.5])
+def test_weights_say_how_often_an_epoch_reads_an_utterance(weight):
+    index = make_index(1_000, weight=weight)
+    times = np.bincount(Batching(8).plan(index, 1).order, minlength=1_000)
+    assert set(times) <= {int(weight), int(np.ceil(weight))}
+    assert abs(times.mean() - weight) < 0.05
+
+
+SHARDS, ROWS = 64, 1_562  # about 100,000 utterances
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    rng = np.random.default_rng(0)
+    for shard in range(SHARDS):
+        table = pyarrow.table(
+            {
+                "id": [f"{shard}-{row}" for row in range(ROWS)],
+                "audio": [{"bytes": bytes(200), "path": None}] * ROWS,
+                "text": ["a"] * ROWS,
+                "duration": rng.uniform(0.5, 20, ROWS).astype(np.float32),
+            }
+        )
+        pyarrow.parquet.write_table(table, folder / f"train-{shard:05d}-of-{SHARDS:05d}.parquet")
+    return folder
+
+
+READ_AN_EPOCH = """
+import resource, sys
+from modeling_deepspeech2.data.loader import Batches
+from modeling_deepspeech2.data.batching import Batching
+from modeling_deepspeech2.data.sources import SpeechData
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+path, rank, world_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+base = most = resident()
+data = SpeechData(path, ["train"], show_progress=False)
+plan = Batching(16, parts=world_size, sorta_grad=True, memory=40 * 2**20).plan(data.index, 0)
+for count, batch in enumerate(Batches(data, plan, rank=rank, world_size=world_size)):
+    for utterance in batch:
+        print(utterance.name)
+    if count % 100 == 0:
+        most = max(most, resident())
+print("memory", most - base)
+"""
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_a_large_stream_is_exactly_sorted_on_every_process_in_bounded_memory(large, world_size, tmp_path, monkeypatch):
+    """100,000 utterances in 64 shards, on each of 1, 2 and 4 processes"""
+    durations = {}
+    for file in sorted(large.glob("*.parquet")):
+        table = pyarrow.parquet.read_table(file, columns=["id", "duration"]).to_pydict()
+        durations |= dict(zip(table["id"], table["duration"]))
+    everybody = []
+    for rank in range(world_size):
+        command = [sys.executable, "-c", READ_AN_EPOCH, str(large), str(rank), str(world_size)]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        lengths = [durations[name] for name in lines[:-1]]
+        assert lengths == sorted(lengths)
+        assert int(lines[-1].split()[1]) < 300 * 2**20
+        everybody += lines[:-1]
+    assert len(everybody) == len(durations) and set(everybody) == set(durations)
+
+
+def test_a_resumed_epoch_goes_on_where_it_stopped(large):
+    data = SpeechData(str(large), ["train"], show_progress=False)
+    plan = Batching(500, parts=2, memory=2 * 2**20).plan(data.index, 1)
+    assert len(plan.window_ends) > 2
+    whole = [[utterance.name for utterance in batch] for batch in Batches(data, plan, rank=1, world_size=2)]
+    first_step = plan.steps - 20
+    rest = [[utterance.name for utterance in batch] for batch in Batches(data, plan, first_step, rank=1, world_size=2)]
+    assert rest == whole[first_step:]
+
+
+def test_later_epochs_of_a_large_stream_differ_with_the_seed_alone(large):
+    data = SpeechData(str(large), ["train"], show_progress=False)
+    one, again, other = (Batching(16, seed=seed, memory=2**20).plan(data.index, 1).order for seed in (0, 0, 1))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+    assert sorted(one) == sorted(other) == list(range(len(data.index)))

@@ -1,0 +1,233 @@
+"""Data sets of every kind become the same utterances, and their durations are known before any audio is decoded."""
+
+import importlib.util
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import soundfile
+from hub_server import HubServer
+
+from modeling_deepspeech2.data.durations import duration_of
+from modeling_deepspeech2.data.sources import DataError, SpeechData
+
+
+def recording(seconds: float, kind: str = "WAV") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.sin(np.arange(int(16_000 * seconds))).astype(np.float32) * 0.1, 16_000, format=kind)
+    return file.getvalue()
+
+
+LENGTHS = {"one": 1.0, "two": 0.5, "three": 2.25}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def parquet(folder: Path, duration: bool = False, lengths: dict = LENGTHS) -> Path:
+    folder.mkdir(exist_ok=True)
+    columns = {
+        "id": list(lengths),
+        "audio": [{"bytes": recording(seconds), "path": None} for seconds in lengths.values()],
+        "text": [f"text of {name}" for name in lengths],
+    }
+    if duration:
+        columns["duration"] = list(lengths.values())
+    pyarrow.parquet.write_table(pyarrow.table(columns), folder / "train-00000-of-00001.parquet")
+    return folder
+
+
+def audio_folder(folder: Path, metadata: str) -> Path:
+    (folder / "train").mkdir(parents=True)
+    for name, seconds in LENGTHS.items():
+        (folder / "train" / f"{name}.wav").write_bytes(recording(seconds))
+    rows = [{"file_name": f"{name}.wav", "text": f"text of {name}"} for name in LENGTHS]
+    if metadata == "csv":
+        text = "file_name,text\n" + "".join(f"{row['file_name']},{row['text']}\n" for row in rows)
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "train" / f"metadata.{metadata}").write_text(text)
+    return folder
+
+
+def manifest(folder: Path) -> Path:
+    """JSON lines as NeMo writes them, with paths from the manifest's folder on."""
+    folder.mkdir()
+    lines = []
+    for name, seconds in LENGTHS.items():
+        (folder / f"{name}.wav").write_bytes(recording(seconds))
+        lines.append(json.dumps({"audio": f"{name}.wav", "text": f"text of {name}", "duration": seconds}))
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+KINDS = {
+    "parquet": parquet,
+    "parquet with durations": lambda folder: parquet(folder, duration=True),
+    "audio folder, csv": lambda folder: audio_folder(folder, "csv"),
+    "audio folder, jsonl": lambda folder: audio_folder(folder, "jsonl"),
+    "manifest": manifest,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_data_set_gives_the_same_utterances(kind, tmp_path):
+    data = SpeechData(str(KINDS[kind](tmp_path / "speech")), ["train"])
+    assert data.index.seconds.tolist() == list(LENGTHS.values())
+    found = data.read(np.array([2, 0]))
+    assert {number: utterance.text for number, utterance in found.items()} == {0: "text of one", 2: "text of three"}
+    assert [len(waveform) / 16_000 for waveform in data.waveforms(16_000, limit=3)] == list(LENGTHS.values())
+    assert data.index.hours == pytest.approx(3.75 / 3600)
+
+
+READ_FROM_THE_HUB = """
+import sys
+import numpy as np
+from huggingface_hub import HfApi
+from modeling_deepspeech2.data.sources import DataError, SpeechData
+
+HfApi().create_repo("tester/folder", repo_type="dataset")
+HfApi().upload_folder(repo_id="tester/folder", repo_type="dataset", folder_path=sys.argv[1])
+try:
+    data = SpeechData("tester/folder", ["train"], show_progress=False)
+    print(sorted(data.index.seconds.tolist()), len(list(data.waveforms(16_000, limit=3))))
+except DataError as error:
+    print(error)
+"""
+
+
+def test_an_audio_folder_on_the_hub_is_streamed_or_says_what_is_missing(tmp_path):
+    """datasets reads folders of files with torchcodec alone, which is no part of this package."""
+    folder = audio_folder(tmp_path / "speech", "csv")
+    with HubServer() as hub:
+        command = [sys.executable, "-c", READ_FROM_THE_HUB, str(folder)]
+        environment = hub.environment(tmp_path / "home")
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    has_torchcodec = importlib.util.find_spec("torchcodec") is not None
+    expected = f"{sorted(LENGTHS.values())} 3" if has_torchcodec else "please install 'torchcodec'. Or make it parquet."
+    assert expected in done.stdout, done.stderr
+
+
+def test_durations_are_measured_once(tmp_path, monkeypatch):
+    folder = parquet(tmp_path / "speech")
+    first = SpeechData(str(folder), ["train"]).index
+    monkeypatch.setattr(SpeechData, "_measure", None)
+    assert SpeechData(str(folder), ["train"]).index.seconds.tolist() == first.seconds.tolist()
+    monkeypatch.undo()
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    parquet(folder, lengths={"four": 4.0})  # other contents under the same name
+    assert SpeechData(str(folder), ["train"]).index.seconds.tolist() == [4.0]
+
+
+def test_a_duration_column_saves_reading_the_audio(tmp_path):
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    columns = {"id": ["a"], "audio": [{"bytes": b"no audio", "path": None}], "text": ["x"], "seconds": [7.0]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), folder / "train-00000-of-00001.parquet")
+    assert SpeechData(str(folder), ["train"], duration_column="seconds").index.seconds.tolist() == [7.0]
+    assert SpeechData(str(folder), ["train"]).index.seconds.tolist() == [0.0]  # for the collator to name
+
+
+def test_several_data_sets_with_weights(tmp_path):
+    one, two = parquet(tmp_path / "one"), manifest(tmp_path / "two")
+    data = SpeechData(str(one), ["train*0.5", f"{two}::train*3"])
+    assert data.index.weights.tolist() == [0.5] * 3 + [3.0] * 3
+    assert data.index.shards.tolist() == [0] * 3 + [1] * 3
+    found = data.read(np.array([5, 1]))
+    assert found[5].audio["path"].endswith("three.wav") and found[1].name == "two"
+
+
+def test_the_held_out_part_and_the_rest_are_the_whole(tmp_path):
+    folder = parquet(tmp_path / "speech", lengths={f"clip {i}": 0.1 for i in range(40)})
+    kept, held_out = (SpeechData(str(folder), ["train"], held_out=0.3, part=part) for part in ("kept", "held_out"))
+    assert 0 < len(held_out.index) < len(kept.index)
+    assert sorted([*kept.index.rows, *held_out.index.rows]) == list(range(40))
+
+
+def test_parts_of_a_split_are_the_whole_and_share_nothing(tmp_path):
+    folder = parquet(tmp_path / "speech", lengths={f"clip {i}": 0.1 for i in range(60)})
+    first, last = (SpeechData(str(folder), [f"train[{part}]*2"]).index for part in (":60%", "60%:"))
+    assert 20 < len(first) < 50
+    assert sorted([*first.rows, *last.rows]) == list(range(60))
+    assert (first.weights == 2).all()
+    held_out = SpeechData(str(folder), ["train[60%:]"], held_out=0.5, part="held_out").index
+    assert 0 < len(held_out) < len(last) and set(held_out.rows) < set(last.rows)
+
+
+@pytest.mark.parametrize("entry", ["train[80%:20%]", "train[:120%]", "train[80]", "train[:80%", "train*x"])
+def test_parts_that_are_none_are_refused(entry, tmp_path):
+    with pytest.raises(DataError, match=re.escape(entry)):
+        SpeechData(str(parquet(tmp_path / "speech")), [entry])
+
+
+def rows_with(folder: Path, **columns: list) -> SpeechData:
+    folder.mkdir()
+    audio = [{"bytes": recording(seconds), "path": None} for seconds in LENGTHS.values()]
+    table = pyarrow.table({"id": list(LENGTHS), "audio": audio, "text": list(LENGTHS)} | columns)
+    pyarrow.parquet.write_table(table, folder / "train-00000-of-00001.parquet")
+    return SpeechData(str(folder), ["train"])
+
+
+def test_rows_without_a_duration_are_measured(tmp_path):
+    """A batch by seconds would take any number of utterances of no length."""
+    assert rows_with(tmp_path / "speech", duration=[1.0, None, 2.25]).index.seconds.tolist() == list(LENGTHS.values())
+
+
+def test_a_duration_column_in_milliseconds_is_refused(tmp_path):
+    with pytest.raises(DataError, match="must hold seconds, but says 1000 of a recording of 1.00 s"):
+        rows_with(tmp_path / "speech", duration=[1000, 500, 2250]).index  # noqa: B018
+
+
+def test_transcripts_of_digits_alone_are_text(tmp_path):
+    assert rows_with(tmp_path / "speech", text=[1, 2, 3]).read(np.array([2]))[2].text == "3"
+
+
+def test_a_kind_of_file_that_soundfile_does_not_know_has_a_length(tmp_path):
+    wave = tmp_path / "clip.wav"
+    wave.write_bytes(recording(1.5))
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("needs ffmpeg")
+    subprocess.run(["ffmpeg", "-loglevel", "error", "-i", wave, tmp_path / "clip.m4a"], check=True)
+    assert duration_of({"bytes": None, "path": str(tmp_path / "clip.m4a")}) == pytest.approx(1.5, abs=0.1)
+
+
+def test_metadata_beside_the_audio_is_the_split_train_alone(tmp_path):
+    folder = audio_folder(tmp_path / "speech", "csv")
+    (folder / "train" / "metadata.csv").rename(folder / "metadata.csv")
+    SpeechData(str(folder), ["train"])
+    with pytest.raises(DataError, match="is one split, 'train'; for 'test' there must be a folder"):
+        SpeechData(str(folder), ["test"])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"path": "./no_such_folder"}, "no data set folder ./no_such_folder"),
+        ({"splits": ["trian"]}, "trian"),
+        ({"splits": ["train*many"]}, r"\*WEIGHT, of which only SPLIT must be there; found 'train\*many'"),
+        ({"text_column": "transcript"}, "no column 'transcript'; its columns are id, audio, text"),
+        ({"audio_column": "sound"}, "no column 'sound'"),
+    ],
+)
+def test_what_cannot_be_opened_is_named(changes, message, tmp_path):
+    settings = {"path": str(parquet(tmp_path / "speech")), "splits": ["train"]} | changes
+    with pytest.raises(DataError, match=message):
+        SpeechData(**settings)
+
+
+def test_a_data_set_that_changed_is_noticed(tmp_path):
+    data = SpeechData(str(parquet(tmp_path / "speech")), ["train"])
+    assert len(data.index) == 3
+    parquet(tmp_path / "speech", lengths={"one": 1.0})
+    with pytest.raises(DataError, match="ends before row 2"):
+        data.read(np.array([2]))
