@@ -18,6 +18,8 @@ import numpy as np
 from transformers.pipelines.audio_utils import ffmpeg_read
 from transformers.utils import logging
 
+from .errors import UserError
+
 
 try:
     import soundfile
@@ -36,7 +38,7 @@ _UNKNOWN_BYTES = 0x7FFF_0000
 _LARGEST_OGG_PAGE = 65_307  # bytes
 
 
-class AudioError(ValueError):
+class AudioError(UserError):
     """Audio that cannot be used; the message names the file and the reason."""
 
 

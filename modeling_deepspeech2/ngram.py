@@ -16,6 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from .errors import UserError
+
 
 UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"  # words 0, 1 and 2
 UNITS = ("word", "character")
@@ -24,7 +26,7 @@ _METADATA = "ngram_language_model"
 _LN10 = float(np.log(10))
 
 
-class LanguageModelError(ValueError):
+class LanguageModelError(UserError):
     """A language model that cannot be used: which, and why."""
 
 

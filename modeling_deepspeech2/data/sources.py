@@ -17,6 +17,7 @@ from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
 from ..audio import AudioError
+from ..errors import UserError
 from .durations import (
     DurationIndex,
     cache_file,
@@ -47,7 +48,7 @@ def as_text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data set that cannot be used as asked: which, and why."""
 
 
