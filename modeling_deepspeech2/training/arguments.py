@@ -29,12 +29,6 @@ def _pair(name: str, text: str) -> list[int]:
     return [int(number) for number in numbers]
 
 
-def _model_help() -> dict[str, str]:
-    """What the docstring of `DeepSpeech2Config` says of each field."""
-    entries = re.findall(r"^ {8}(\w[\w, ]*): (.*(?:\n {12}.*)*)", DeepSpeech2Config.__doc__, re.MULTILINE)
-    return {name: " ".join(text.split()).replace("%", "%%") for names, text in entries for name in names.split(", ")}
-
-
 def _model_field(name: str) -> tuple[str, type, dataclasses.Field]:
     default = DeepSpeech2Config.__dataclass_fields__[name].default
     kind = DeepSpeech2Config.__annotations__[name]
@@ -44,7 +38,8 @@ def _model_field(name: str) -> tuple[str, type, dataclasses.Field]:
         default, kind = list(default), list[int]
     elif kind == float | int:
         kind = float
-    metadata = {"help": _model_help()[name]}
+    help = DeepSpeech2Config.__dataclass_fields__[name].metadata["help"]
+    metadata = {"help": help.replace("%", "%%")}
     if isinstance(default, list):
         return name, kind, field(default_factory=lambda: default, metadata=metadata)
     return name, kind, field(default=default, metadata=metadata)
