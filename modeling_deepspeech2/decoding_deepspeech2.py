@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
-from transformers.utils import cached_file
 
 from .hotwords import Hotwords
+from .hub_access import find_file, take
 from .ngram import END, LanguageModelError, NGramModel
 from .viterbi import ctc_viterbi
 
@@ -602,21 +602,20 @@ class CTCBeamSearchDecoder:
         (folder / DECODER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(
-        cls, name: str | Path, tokenizer: Any = None, revision: str | None = None, **settings: Any
-    ) -> "CTCBeamSearchDecoder":
+    def from_pretrained(cls, name: str | Path, tokenizer: Any = None, **settings: Any) -> "CTCBeamSearchDecoder":
         """Reads what `save_pretrained` wrote.
 
         Args:
             name: a folder, or a model repository on the Hub.
             tokenizer: of the acoustic model; None: the one that is saved there.
-            revision: of the repository.
-            settings: change what was saved, e.g. `beam_width=200`.
+            settings: change what was saved, e.g. `beam_width=200`; `revision`, `token`, `cache_dir`, `local_files_only`
+                and `subfolder` are those of every download from the Hub.
 
         Raises:
             LanguageModelError: there is no decoder, or its language model is missing.
         """
-        file = _cached(name, DECODER_CONFIG, revision)
+        hub = take(settings)
+        file = find_file(name, DECODER_CONFIG, **hub)
         if file is None:
             raise LanguageModelError(f"There is no decoder in {name}: it has no {DECODER_CONFIG}.")
         try:
@@ -629,14 +628,14 @@ class CTCBeamSearchDecoder:
                 f"{DECODER_CONFIG} of {name} has no setting {min(unknown)!r}; there are {', '.join(SETTINGS)}."
             )
         if content.get("language_model") is not None and "language_model" not in settings:
-            model = _cached(name, content["language_model"], revision)
+            model = find_file(name, content["language_model"], **hub)
             if model is None:
                 raise LanguageModelError(
                     f"The decoder of {name} needs its language model {content['language_model']}, which is not there."
                 )
             content["language_model"] = model
         if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
+            tokenizer = AutoTokenizer.from_pretrained(name, **hub)
         return cls(tokenizer, **content)
 
 
@@ -657,17 +656,13 @@ DECODER_CONFIG = "decoder_config.json"
 LANGUAGE_MODEL = "language_model.safetensors"
 
 
-def has_decoder(name: str | Path, revision: str | None = None) -> bool:
-    """Whether a folder or a repository holds what `save_pretrained` wrote."""
+def has_decoder(name: str | Path, **hub: Any) -> bool:
+    """Whether a folder or a repository holds what `save_pretrained` wrote; `hub`: see `from_pretrained`."""
     try:
-        return _cached(name, DECODER_CONFIG, revision) is not None
+        return find_file(name, DECODER_CONFIG, **hub) is not None
     except OSError as error:  # no connection and nothing in the cache, or a folder that is gone
         logger.warning("Could not look for a decoder in %s, so the best path is taken: %s", name, str(error).splitlines()[0])
         return False
-
-
-def _cached(name: str | Path, file: str, revision: str | None) -> str | None:
-    return cached_file(str(name), file, revision=revision, _raise_exceptions_for_missing_entries=False)
 
 
 _decoder: CTCBeamSearchDecoder | None = None

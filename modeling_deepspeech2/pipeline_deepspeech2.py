@@ -37,14 +37,14 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
 
     def __init__(self, model, *args, decoder: CTCBeamSearchDecoder | str | os.PathLike | None = "auto", **kwargs):
         # Before the parent looks at `hotwords` and `n_best`; the tokenizer is there only afterwards.
-        source, revision = decoder, None
+        source, hub = decoder, {}
         if isinstance(decoder, str) and decoder == "auto":
-            source, revision = model.name_or_path, getattr(model.config, "_commit_hash", None)
-            source = source if source and has_decoder(source, revision) else None
+            source, hub = model.name_or_path, getattr(model, "hub_access", {})
+            source = source if source and has_decoder(source, **hub) else None
         self.decoder = source
         super().__init__(model, *args, **kwargs)
         if isinstance(source, (str, os.PathLike)):
-            self.decoder = CTCBeamSearchDecoder.from_pretrained(source, self.tokenizer, revision=revision)
+            self.decoder = CTCBeamSearchDecoder.from_pretrained(source, self.tokenizer, **hub)
         check_alphabet(self.decoder, self.model.config.vocab_size)
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
