@@ -1,224 +1,23 @@
 """The heart of Deep Speech 2: h_t = f(BN(W·x_t) + U·h_{t-1}), forwards in time or in both directions.
 
-In comes a padded batch of frames with the utterances' lengths, out go the hidden states, with zeros in the padding.
+The layer takes a padded batch of frames with the utterances' lengths and returns hidden states that are zero in the padding.
 Inside, only valid frames exist, as packed rows: one product W·x for all frames and both directions, BatchNorm on its rows,
-then a loop over time with one product U·h a step for both directions. Back-propagation through time is written by hand:
-what does not depend on the step before is computed for all steps at once, and the gradient of U is one product at the end.
+then a loop over time with one product U·h a step for both directions (`recurrent_units.py`).
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
-from torch.nn.utils.rnn import PackedSequence
 
 from .batch_norm import SpeechBatchNorm, SumOverRanks, is_recomputed
 from .packed_frames import PackedFrames, take_rows
+from .recurrent_units import UNITS, Activation
 
 
-try:
-    from .batch_norm_rnn_triton import run_steps
-except ImportError:  # no GPU, no need
-    run_steps = None
-
-GATES = {"rnn": 1, "gru": 3, "lstm": 4}
-
-
-@dataclass(frozen=True)
-class Activation:
-    """f of the recurrence: tanh, or min(max(x, 0), clip) where `clip` is given."""
-
-    clip: float | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.tanh(x) if self.clip is None else F.hardtanh(x, 0.0, self.clip)
-
-    def apply_(self, x: Tensor) -> Tensor:
-        return x.tanh_() if self.clip is None else x.clamp_(0.0, self.clip)
-
-    def slope(self, y: Tensor) -> Tensor:
-        """f'(x) as a function of y = f(x)."""
-        if self.clip is None:
-            return torch.addcmul(y.new_ones(()), y, y, value=-1)
-        return ((y > 0) & (y < self.clip)).to(y.dtype)
-
-
-# Below, `inputs` are BN(W·x), shape (directions, rows, gates · hidden), `weight` is U, shape (directions, gates · hidden,
-# hidden), and the second direction's rows are mirrored, so that every direction runs from the first row to the last.
-# Large tensors are written over as soon as they have been read: at this size every new one costs its page faults.
-
-
-def _has_fused_steps(inputs: Tensor, activation: Activation) -> bool:
-    return inputs.is_cuda and inputs.dtype == torch.float32 and activation.clip is not None and run_steps is not None
-
-
-def _previous_states(states: Tensor, frames: PackedFrames) -> Tensor:
-    previous = states.index_select(1, frames.previous)
-    previous[:, : frames.steps[0][1] if frames.steps else 0] = 0
-    return previous
-
-
-def _add_carry(grad: Tensor, carry: Tensor | None) -> Tensor:
-    if carry is not None:
-        grad[:, : carry.shape[1]] += carry
-    return grad
-
-
-def _times_one_minus(x: Tensor, y: Tensor) -> Tensor:
-    """x · (1 − y) in place."""
-    return x.addcmul_(x, y, value=-1)
-
-
-class _RNN:
-    """h = f(x + U h')"""
-
-    @staticmethod
-    def forward(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
-        """The states of all steps, and whatever else `backward` wants; `inputs` is written over."""
-        if _has_fused_steps(inputs, activation):
-            _, states = run_steps(inputs, weight, frames, activation.clip)
-            return (states,)
-        transposed = weight.transpose(1, 2).contiguous()
-        state = inputs.new_zeros(len(weight), frames.batch_size, weight.shape[2])
-        for start, end in frames.steps:
-            step = inputs[:, start:end]
-            state = activation.apply_(step.baddbmm_(state[:, : end - start], transposed))
-        return (inputs,)
-
-    @staticmethod
-    def backward(
-        grad_states: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation, states: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The gradients of `inputs` and `weight`; `grad_states` is written over."""
-        slope = activation.slope(states)
-        carry = None
-        for start, end in reversed(frames.steps):
-            step = _add_carry(grad_states[:, start:end], carry).mul_(slope[:, start:end])
-            carry = torch.bmm(step, weight)
-        return grad_states, torch.bmm(grad_states.transpose(1, 2), _previous_states(states, frames))
-
-
-class _GRU:
-    """r, z = σ(x_rz + U_rz h');  n = f(x_n + r ∘ U_n h');  h = n + z ∘ (h' − n)
-
-    The paper writes 1 − z where torch's GRU, and so this one, writes z.
-    """
-
-    @staticmethod
-    def forward(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
-        if _has_fused_steps(inputs, activation):
-            recurrent, states = run_steps(inputs, weight, frames, activation.clip)
-            return states, inputs, recurrent
-        directions, rows, _ = inputs.shape
-        hidden = weight.shape[2]
-        recurrent = inputs.new_empty(directions, rows, hidden)  # U_n h'
-        states = inputs.new_empty(directions, rows, hidden)
-        transposed = weight.transpose(1, 2).contiguous()
-        state = inputs.new_zeros(directions, frames.batch_size, hidden)
-        for start, end in frames.steps:
-            state = state[:, : end - start]
-            product = torch.bmm(state, transposed)
-            reset_update = inputs[:, start:end, : 2 * hidden].add_(product[..., : 2 * hidden]).sigmoid_()
-            recurrent[:, start:end] = product[..., 2 * hidden :]
-            candidate = inputs[:, start:end, 2 * hidden :]
-            candidate.addcmul_(reset_update[..., :hidden], product[..., 2 * hidden :])
-            activation.apply_(candidate)
-            state = torch.lerp(candidate, state, reset_update[..., hidden:], out=states[:, start:end])
-        return states, inputs, recurrent
-
-    @staticmethod
-    def backward(
-        grad_states: Tensor,
-        weight: Tensor,
-        frames: PackedFrames,
-        activation: Activation,
-        states: Tensor,
-        gates: Tensor,
-        recurrent: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        reset, update, candidates = gates.chunk(3, dim=-1)
-        previous = _previous_states(states, frames)
-        # Per unit of dL/dh_t: the gradients before the non-linearities, in the order r, z, r ∘ n of the rows of U.
-        candidate_slope = _times_one_minus(activation.slope(candidates), update)
-        grad_inputs = torch.empty_like(gates)
-        factors = grad_inputs.unflatten(2, (3, -1))
-        of_reset, of_update, of_recurrent = factors.unbind(2)
-        torch.mul(candidate_slope, reset, out=of_recurrent)
-        _times_one_minus(torch.mul(of_recurrent, recurrent, out=of_reset), reset)
-        _times_one_minus(torch.sub(previous, candidates, out=of_update).mul_(update), update)
-        carry = None
-        for start, end in reversed(frames.steps):
-            grad_state = _add_carry(grad_states[:, start:end], carry)
-            step = factors[:, start:end].mul_(grad_state[:, :, None])
-            carry = torch.baddbmm(grad_state * update[:, start:end], step.flatten(2), weight)
-        grad_weight = torch.bmm(grad_inputs.transpose(1, 2), previous)
-        torch.mul(grad_states, candidate_slope, out=of_recurrent)  # x_n is not behind the reset gate
-        return grad_inputs, grad_weight
-
-
-class _LSTM:
-    """i, f, o = σ(…);  g = f(…);  c = f ∘ c' + i ∘ g;  h = o ∘ f(c), each … = x + U h', in the order i, f, g, o"""
-
-    @staticmethod
-    def forward(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
-        if _has_fused_steps(inputs, activation):
-            cells, states = run_steps(inputs, weight, frames, activation.clip)
-            return states, inputs, cells
-        directions, rows, _ = inputs.shape
-        hidden = weight.shape[2]
-        cells = inputs.new_empty(directions, rows, hidden)
-        states = inputs.new_empty(directions, rows, hidden)
-        transposed = weight.transpose(1, 2).contiguous()
-        state = cell = inputs.new_zeros(directions, frames.batch_size, hidden)
-        for start, end in frames.steps:
-            size = end - start
-            step = inputs[:, start:end].baddbmm_(state[:, :size], transposed)
-            step[..., : 2 * hidden].sigmoid_()
-            activation.apply_(step[..., 2 * hidden : 3 * hidden])
-            step[..., 3 * hidden :].sigmoid_()
-            into, forget, candidate, out = step.chunk(4, dim=-1)
-            cell = torch.mul(forget, cell[:, :size], out=cells[:, start:end]).addcmul_(into, candidate)
-            state = torch.mul(out, activation(cell), out=states[:, start:end])
-        return states, inputs, cells
-
-    @staticmethod
-    def backward(
-        grad_states: Tensor,
-        weight: Tensor,
-        frames: PackedFrames,
-        activation: Activation,
-        states: Tensor,
-        gates: Tensor,
-        cells: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        into, forget, candidate, out = gates.chunk(4, dim=-1)
-        activated = activation(cells)
-        cell_per_state = activation.slope(activated).mul_(out)
-        # Per unit of dL/dc_t, and of dL/dh_t for o, the gradients before the non-linearities.
-        grad_inputs = torch.empty_like(gates)
-        factors = grad_inputs.unflatten(2, (4, -1))
-        of_into, of_forget, of_candidate, of_out = factors.unbind(2)
-        _times_one_minus(torch.mul(candidate, into, out=of_into), into)
-        _times_one_minus(torch.mul(_previous_states(cells, frames), forget, out=of_forget), forget)
-        torch.mul(activation.slope(candidate), into, out=of_candidate)
-        _times_one_minus(torch.mul(activated, out, out=of_out), out)
-        carry = cell_carry = None
-        for start, end in reversed(frames.steps):
-            grad_state = _add_carry(grad_states[:, start:end], carry)
-            grad_cell = _add_carry(grad_state * cell_per_state[:, start:end], cell_carry)
-            factors[:, start:end, :3].mul_(grad_cell[:, :, None])
-            of_out[:, start:end].mul_(grad_state)
-            carry = torch.bmm(grad_inputs[:, start:end], weight)
-            cell_carry = grad_cell * forget[:, start:end]
-        return grad_inputs, torch.bmm(grad_inputs.transpose(1, 2), _previous_states(states, frames))
-
-
-UNITS = {"rnn": _RNN, "gru": _GRU, "lstm": _LSTM}
 BLOCK_ROWS = 1024  # rows that are added at a time: they stay in the cache
 
 
@@ -285,32 +84,6 @@ class _Recurrence(torch.autograd.Function):
         return grad_projected, grad_weight, None, None, None, None
 
 
-def plain_step(
-    rnn_type: str,
-    activation: Activation,
-    inputs: Tensor,
-    product: Tensor,
-    state: tuple[Tensor, ...],
-    norm: Callable[[Tensor, int], Tensor] = lambda rows, first: rows,
-) -> tuple[Tensor, ...]:
-    """One time step, as the equations above say it, from W·x and U·h' to the next state, (h,) or (h, c).
-
-    Args:
-        inputs, product: W·x (with BatchNorm or a bias) and U·h', shape (batch, gates · hidden).
-        norm: what is done to the sums of both; it is told the first of the features that it is given.
-    """
-    hidden = state[0].shape[1]
-    if rnn_type == "rnn":
-        return (activation(norm(inputs + product, 0)),)
-    if rnn_type == "gru":
-        reset, update = norm(inputs[:, : 2 * hidden] + product[:, : 2 * hidden], 0).sigmoid().chunk(2, dim=-1)
-        candidate = activation(norm(inputs[:, 2 * hidden :] + reset * product[:, 2 * hidden :], 2 * hidden))
-        return (torch.lerp(candidate, state[0], update),)
-    into, forget, candidate, out = norm(inputs + product, 0).chunk(4, dim=-1)
-    cell = forget.sigmoid() * state[1] + into.sigmoid() * activation(candidate)
-    return out.sigmoid() * activation(cell), cell
-
-
 class BatchNormRNN(nn.Module):
     """One recurrent layer; the two directions of a bidirectional layer are summed (section 3 of the paper).
 
@@ -342,7 +115,7 @@ class BatchNormRNN(nn.Module):
         self.batch_norm = batch_norm
         self.activation = Activation(activation_clip)
         self.group: ProcessGroup | None = None  # two processes that each train one direction
-        width = GATES[rnn_type] * hidden_size
+        width = UNITS[rnn_type].gates * hidden_size
         input_directions = 1 if share_input_weights else self.directions
         self.weight_ih = nn.Parameter(torch.empty(input_directions, width, input_size))
         self.weight_hh = nn.Parameter(torch.empty(self.directions, width, hidden_size))
@@ -418,15 +191,15 @@ class BatchNormRNN(nn.Module):
             width = self.weight_hh.shape[1]
             parameters = []
             for direction in range(self.directions):
-                place = self._input_direction(direction)
+                place = self.input_direction(direction)
                 own = slice(place * width, (place + 1) * width)
                 no_bias = torch.zeros_like(bias[own])
                 parameters += [weight[own], self.weight_hh[direction].to(dtype), bias[own], no_bias]
             start = rows.new_zeros(self.directions, frames.steps[0][1], self.weight_hh.shape[2])
             batch_sizes = torch.tensor([end - start for start, end in frames.steps])
-            kernel = {"rnn": torch._VF.rnn_tanh, "gru": torch._VF.gru, "lstm": torch._VF.lstm}[self.rnn_type]
-            state = (start, start) if self.rnn_type == "lstm" else start
-            output = kernel(rows, batch_sizes, state, parameters, True, 1, 0.0, True, self.directions == 2)[0]
+            unit = UNITS[self.rnn_type]
+            state = (start, start) if unit.states == 2 else start
+            output = unit.stock_kernel(rows, batch_sizes, state, parameters, True, 1, 0.0, True, self.directions == 2)[0]
             return output.unflatten(1, (self.directions, -1)).sum(1)
 
     def _project(self, rows: Tensor, weight: Tensor) -> Tensor:
@@ -439,19 +212,19 @@ class BatchNormRNN(nn.Module):
 
     def _normalize_each_step(self, projected: Tensor, frames: PackedFrames) -> Tensor:
         """(rows, input directions · width) -> (rows, hidden)"""
+        unit = UNITS[self.rnn_type]
         width, hidden = self.weight_hh.shape[1:]
         outputs = []
         for direction in range(self.directions):
-            first = self._input_direction(direction) * width
+            first = self.input_direction(direction) * width
             inputs = projected[:, first : first + width]
             if direction == 1:
                 inputs = take_rows(inputs, frames.mirror)
-            state = tuple(inputs.new_zeros(frames.batch_size, hidden) for _ in range(2 if self.rnn_type == "lstm" else 1))
+            state = tuple(inputs.new_zeros(frames.batch_size, hidden) for _ in range(unit.states))
             states = [inputs[:0, :hidden]]
             for step in inputs.split([end - start for start, end in frames.steps]):
                 state = tuple(part[: len(step)] for part in state)
-                state = plain_step(
-                    self.rnn_type,
+                state = unit.step(
                     self.activation,
                     step,
                     state[0] @ self.weight_hh[direction].T,
@@ -464,7 +237,7 @@ class BatchNormRNN(nn.Module):
         # A process without a frame still takes part in the backward pass with every parameter.
         return output + 0 * (self.weight_hh.sum() + self.norm.weight.sum() + self.norm.bias.sum())
 
-    def _input_direction(self, direction: int) -> int:
+    def input_direction(self, direction: int) -> int:
         return min(direction, len(self.weight_ih) - 1)
 
     def _step_norm(self, rows: Tensor, first: int) -> Tensor:
@@ -479,94 +252,3 @@ class BatchNormRNN(nn.Module):
         if learns and not is_recomputed():
             norm.running_mean[features], norm.running_var[features] = mean, variance
         return normalized
-
-
-class FoldedRNN(nn.Module):
-    """A layer at inference: the running averages folded into W and b once, the state carried from call to call.
-
-    GRU and LSTM units with tanh become torch's own layers and their fused kernels; their formulas are the same. All others
-    step by `nn.Linear`, so that `torch.ao.quantization.quantize_dynamic` can quantise either kind.
-    """
-
-    def __init__(self, layer: BatchNormRNN):
-        super().__init__()
-        self.directions = nn.ModuleList(_fold_direction(layer, direction) for direction in range(layer.directions))
-
-    def forward(self, inputs: Tensor, frames: PackedFrames) -> Tensor:
-        """(batch, time, input_size) -> (batch, time, hidden_size); padding is neither read nor anything but zero after."""
-        rows = frames.pack(inputs)
-        if len(rows) == 0:
-            return inputs.new_zeros(*inputs.shape[:2], self.directions[0].hidden_size)
-        batch_sizes = torch.tensor([end - start for start, end in frames.steps])
-        output = self.directions[0](PackedSequence(rows, batch_sizes))[0].data
-        if len(self.directions) == 2:
-            mirrored = PackedSequence(take_rows(rows, frames.mirror), batch_sizes)
-            output = output + take_rows(self.directions[1](mirrored)[0].data, frames.mirror)
-        return frames.unpack(output)
-
-    def step(self, inputs: Tensor, state: Tensor | tuple[Tensor, ...] | None = None) -> tuple[Tensor, Tensor | tuple]:
-        """Goes on from a state: (batch, time, input_size) -> (batch, time, hidden_size) and the next state."""
-        rows = inputs.transpose(0, 1).flatten(0, 1)
-        packed = PackedSequence(rows, torch.full((inputs.shape[1],), inputs.shape[0]))
-        output, state = self.directions[0](packed, state)
-        return output.data.unflatten(0, (inputs.shape[1], inputs.shape[0])).transpose(0, 1), state
-
-
-class SteppedRNN(nn.Module):
-    """Any unit with any activation, one step after the other; called like `nn.GRU` or `nn.LSTM`, on packed sequences."""
-
-    def __init__(self, rnn_type: str, activation: Activation, input_size: int, hidden_size: int):
-        super().__init__()
-        self.rnn_type, self.activation, self.hidden_size = rnn_type, activation, hidden_size
-        self.input = nn.Linear(input_size, GATES[rnn_type] * hidden_size)
-        self.recurrent = nn.Linear(hidden_size, GATES[rnn_type] * hidden_size, bias=False)
-
-    def forward(
-        self, packed: PackedSequence, state: Tensor | tuple[Tensor, Tensor] | None = None
-    ) -> tuple[PackedSequence, Tensor | tuple[Tensor, Tensor]]:
-        steps = self.input(packed.data).split(packed.batch_sizes.tolist())
-        if state is None:
-            parts = 2 if self.rnn_type == "lstm" else 1
-            state = tuple(steps[0].new_zeros(len(steps[0]), self.hidden_size) for _ in range(parts))
-        else:
-            state = tuple(part[0] for part in (state if isinstance(state, tuple) else (state,)))
-        outputs, finished = [], []
-        for step in steps:
-            if len(step) < len(state[0]):  # the shortest utterances are over
-                finished.append([part[len(step) :] for part in state])
-                state = tuple(part[: len(step)] for part in state)
-            state = plain_step(self.rnn_type, self.activation, step, self.recurrent(state[0]), state)
-            outputs.append(state[0])
-        state = tuple(torch.cat(parts)[None] for parts in zip(state, *reversed(finished)))
-        return PackedSequence(torch.cat(outputs), packed.batch_sizes), state if self.rnn_type == "lstm" else state[0]
-
-
-STOCK = {"gru": nn.GRU, "lstm": nn.LSTM}
-
-
-@torch.no_grad()
-def _fold_direction(layer: BatchNormRNN, direction: int) -> nn.Module:
-    place = layer._input_direction(direction)
-    weight_ih, weight_hh = layer.weight_ih[place], layer.weight_hh[direction]
-    width, hidden_size = weight_hh.shape
-    if layer.batch_norm == "off":
-        bias = layer.bias.view(-1, width)[place]
-    else:
-        scale, bias = (values.view(-1, width)[place] for values in layer.norm.scale_and_shift())
-        weight_ih = scale[:, None] * weight_ih
-        if layer.batch_norm == "step":
-            weight_hh = scale[:, None] * weight_hh
-    if layer.activation.clip is None and layer.rnn_type in STOCK:
-        folded = STOCK[layer.rnn_type](weight_ih.shape[1], hidden_size)
-        own = {
-            "weight_ih_l0": weight_ih,
-            "weight_hh_l0": weight_hh,
-            "bias_ih_l0": bias,
-            "bias_hh_l0": torch.zeros_like(bias),
-        }
-    else:
-        folded = SteppedRNN(layer.rnn_type, layer.activation, weight_ih.shape[1], hidden_size)
-        own = {"input.weight": weight_ih, "input.bias": bias, "recurrent.weight": weight_hh}
-    folded.to(layer.weight_hh)
-    folded.load_state_dict(own)
-    return folded

@@ -1,7 +1,7 @@
 """The recurrence's time step as one Triton kernel, for clipped ReLU units on a GPU.
 
 cuDNN knows no clipped ReLU, and a step made of single operations is eight kernel launches for little work. Here it is
-one: the product U·h' and everything up to the new state. Tensors are those of `batch_norm_rnn.py`; products are in full
+one: the product U·h' and everything up to the new state. Tensors are those of `recurrent_units.py`; products are in full
 float32. Triton's interpreter (TRITON_INTERPRET=1) runs it on a CPU, for the tests.
 """
 
@@ -110,20 +110,20 @@ def _step(inputs, weight, kept, states, start, end, first, past_rows, total, hid
             tl.store(states + own, out * _clipped(cell, clip), mask=valid)
 
 
-def run_steps(inputs: Tensor, weight: Tensor, frames: PackedFrames, clip: float) -> tuple[Tensor, Tensor]:
+def run_steps(inputs: Tensor, weight: Tensor, frames: PackedFrames, clip: float, unit: int) -> tuple[Tensor, Tensor]:
     """All time steps of clipped ReLU units, in float32.
 
     Args:
         inputs: BN(W·x), shape (directions, rows, gates · hidden), contiguous; GRU and LSTM write their gates over it.
         weight: U, (directions, gates · hidden, hidden).
+        unit: `kernel_id` of the unit.
 
     Returns:
-        What the backward pass needs beside the gates, as in `batch_norm_rnn.py`: U_n·h' of the GRU or the cells of the
+        What the backward pass needs beside the gates, as in `recurrent_units.py`: U_n·h' of the GRU or the cells of the
         LSTM; and the states.
     """
-    directions, total, width = inputs.shape
+    directions, total, _ = inputs.shape
     hidden = weight.shape[2]
-    unit = width // hidden
     weight = weight.contiguous()
     states = inputs.new_empty(directions, total, hidden)
     kept = inputs.new_empty(directions, total, hidden if unit > 1 else 0)

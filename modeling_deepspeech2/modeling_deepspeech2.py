@@ -20,8 +20,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .batch_norm import SpeechBatchNorm, SumOverRanks
-from .batch_norm_rnn import BatchNormRNN, FoldedRNN
+from .batch_norm_rnn import BatchNormRNN
 from .configuration_deepspeech2 import DeepSpeech2Config
+from .folded_rnn import FoldedRNN
 from .packed_frames import PackedFrames
 
 

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modeling_deepspeech2 import batch_norm_rnn
-from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN, FoldedRNN
+from modeling_deepspeech2 import batch_norm_rnn, recurrent_units
+from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
+from modeling_deepspeech2.folded_rnn import FoldedRNN
 from modeling_deepspeech2.packed_frames import PackedFrames
 
 
@@ -282,7 +283,7 @@ def test_triton_steps_equal_the_plain_ones(monkeypatch, rnn_type, lengths, hidde
     weights = torch.randn(len(lengths), max(lengths), hidden, device=device)
     results = []
     for fused in (False, True):
-        monkeypatch.setattr(batch_norm_rnn, "_has_fused_steps", lambda inputs, activation, fused=fused: fused)
+        monkeypatch.setattr(recurrent_units, "has_fused_steps", lambda inputs, activation, fused=fused: fused)
         layer.zero_grad()
         outputs = layer(inputs, frames)
         (outputs * weights).sum().backward()
