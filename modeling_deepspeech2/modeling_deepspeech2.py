@@ -5,9 +5,13 @@ stands in the padding is never read; padded output frames say "blank".
 """
 
 import copy
+import os
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel
@@ -15,14 +19,17 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple, logging
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .batch_norm import SpeechBatchNorm, SumOverRanks
 from .batch_norm_rnn import BatchNormRNN
+from .checked_weights import check_weights
 from .configuration_deepspeech2 import DeepSpeech2Config
+from .errors import UserError
 from .folded_rnn import FoldedRNN
+from .hub_access import ARGUMENTS, HubAccess
 from .packed_frames import PackedFrames
 
 
@@ -173,6 +180,39 @@ class DeepSpeech2PreTrainedModel(PreTrainedModel):
         elif isinstance(module, (SpeechBatchNorm, BatchNormRNN)):
             module.reset_parameters()
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args: Any,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """As [`PreTrainedModel.from_pretrained`], and checks that every weight came and is finite.
+
+        Callers that ask for `output_loading_info` or give a `state_dict` check the missing weights themselves.
+
+        Raises:
+            UserError: weights are missing, not finite, of another shape, or in a damaged file.
+            OSError: there is no such model.
+        """
+        name = pretrained_model_name_or_path
+        access = HubAccess({argument: kwargs[argument] for argument in ARGUMENTS if argument in kwargs})
+        try:
+            model, info = super().from_pretrained(
+                name, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise UserError(f"The weights of {name} are damaged or cut short ({error}): copy them again.") from error
+        if not output_loading_info and kwargs.get("state_dict") is None:
+            check_weights(model, name, info, ignore_mismatched_sizes)
+        model.hub_access = access
+        return (model, info) if output_loading_info else model
+
+    def _check_and_adjust_attn_implementation(self, *args: Any, **kwargs: Any) -> str:
+        return "eager"  # there is no attention; scripts for other models choose one all the same
+
     def fold_batch_norm(self) -> "DeepSpeech2PreTrainedModel":
         """A copy for inference alone: every BatchNorm's running averages are folded into the weights before it.
 
@@ -255,8 +295,20 @@ class DeepSpeech2Model(DeepSpeech2PreTrainedModel):
         return BaseModelOutput(last_hidden_state=frames.unpack(self.fully_connected(frames.pack(hidden_states))))
 
 
+@dataclass
+class DeepSpeech2CTCGenerateOutput(ModelOutput):
+    """What `generate(…, return_dict_in_generate=True)` returns."""
+
+    sequences: torch.LongTensor | None = None  # (batch, output frames)
+    logits: torch.FloatTensor | None = None  # (batch, output frames, vocab_size)
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
 class DeepSpeech2ForCTC(DeepSpeech2PreTrainedModel):
     """Deep Speech 2 with its output layer and the CTC loss."""
+
+    # The loss is a mean over utterances, so that `Trainer` must divide it by the batches that it accumulates.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: DeepSpeech2Config):
         super().__init__(config)
@@ -296,6 +348,37 @@ class DeepSpeech2ForCTC(DeepSpeech2PreTrainedModel):
                 self.config.ctc_loss_reduction, self.config.ctc_zero_infinity,
             )  # fmt: skip
         return CausalLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_features: Tensor,
+        attention_mask: Tensor | None = None,
+        return_dict_in_generate: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> DeepSpeech2CTCGenerateOutput | Tensor:
+        """The best symbol of every output frame, as other CTC models offer it: no language model, no search.
+
+        Args:
+            input_features, attention_mask: see `forward`.
+            return_dict_in_generate: return the logits, too.
+
+        Returns:
+            Ids of shape (batch, output frames), the blank in the padding, for `processor.batch_decode`.
+        """
+        outputs = self(input_features, attention_mask, **kwargs | {"return_dict": True})
+        sequences = outputs.logits.argmax(-1)
+        if return_dict_in_generate:
+            return DeepSpeech2CTCGenerateOutput(sequences, outputs.logits, outputs.hidden_states)
+        return sequences
+
+    def freeze_feature_encoder(self) -> None:
+        """Stops the gradients of the convolutions; their running averages still follow the data."""
+        self.base_model.convolutions.requires_grad_(False)
+
+    def freeze_base_model(self) -> None:
+        """Stops the gradients of all but the output layer."""
+        self.base_model.requires_grad_(False)
 
     def _logits(self, hidden_states: Tensor) -> Tensor:
         if self.group is None or not self.training:

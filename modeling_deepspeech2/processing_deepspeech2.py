@@ -1,4 +1,6 @@
-"""Feature extractor and tokenizer in one: audio and text in, what the model's forward takes out."""
+"""Feature extractor and tokenizer in one: audio and transcripts become the inputs of the model's forward pass."""
+
+from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, ProcessorMixin
@@ -17,7 +19,8 @@ class DeepSpeech2Processor(ProcessorMixin):
 
         Args:
             audio: one waveform or several, see [`DeepSpeech2FeatureExtractor.__call__`].
-            text: one transcript or several; labels are padded with the blank, which the loss leaves out.
+            text: one transcript or several. Beside audio, or with `return_tensors`, they are padded with the blank, which
+                the loss ignores.
 
         Raises:
             ValueError: neither audio nor text is given.
@@ -25,11 +28,39 @@ class DeepSpeech2Processor(ProcessorMixin):
         if audio is None and text is None:
             raise ValueError("The processor needs audio, text or both, but got neither.")
         settings = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        if audio is not None or settings["text_kwargs"].get("return_tensors"):
+            settings["text_kwargs"].setdefault("padding", True)
         if audio is None:
             return self.tokenizer(text, **settings["text_kwargs"])
         inputs = self.feature_extractor(audio, **settings["audio_kwargs"])
         if text is not None:
             inputs["labels"] = self.tokenizer(text, **settings["text_kwargs"])["input_ids"]
+        return inputs
+
+    def pad(self, input_features: Any = None, labels: Any = None, **kwargs: Any) -> BatchFeature:
+        """Pads a list of features, a list of labels, or both, as data collators ask for.
+
+        Args:
+            input_features: `[{"input_features": array of shape (frames, bins)}, …]`, see [`SequenceFeatureExtractor.pad`].
+            labels: `[{"input_ids": [id, …]}, …]`, see [`PreTrainedTokenizerBase.pad`].
+            kwargs: `padding`, `max_length`, `pad_to_multiple_of`, `return_tensors`, for both.
+
+        Returns:
+            The padded features with their mask; of labels alone `input_ids` with their mask; of both the features with
+            the ids as `labels`.
+
+        Raises:
+            ValueError: neither features nor labels are given.
+        """
+        if input_features is None and labels is None:
+            raise ValueError("There is nothing to pad: give input_features, labels or both.")
+        if labels is not None:
+            labels = self.tokenizer.pad(labels, **kwargs)
+        if input_features is None:
+            return labels
+        inputs = self.feature_extractor.pad(input_features, **kwargs)
+        if labels is not None:
+            inputs["labels"] = labels["input_ids"]
         return inputs
 
     @property

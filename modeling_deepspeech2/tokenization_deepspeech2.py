@@ -441,11 +441,21 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
         tokens = super().convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens)
         if tokens is None or (isinstance(tokens, list) and None in tokens):
             outside = sorted({int(i) for i in ([ids] if isinstance(ids, int) else ids)} - set(self.decoder))
-            raise ValueError(
-                f"ids: found {outside}, expected 0 to {len(self) - 1}; "
-                "replace label padding (-100) with pad_token_id before decoding."
-            )
+            raise ValueError(f"ids: found {outside}, expected 0 to {len(self) - 1}.")
         return tokens
+
+    def _decode(
+        self,
+        token_ids: int | list[int],
+        skip_special_tokens: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        # Padding (-100) and special tokens to skip become blanks, which go only after repeats are joined: "office".
+        ids = [token_ids] if isinstance(token_ids, int) else token_ids
+        blanks = {-100}
+        if skip_special_tokens:
+            blanks |= set(self.all_special_ids) - {self.word_delimiter_token_id}
+        return super()._decode([self.pad_token_id if i in blanks else i for i in ids], **kwargs)
 
     @staticmethod
     def _get_word_offsets(offsets: list[dict[str, Any]], word_delimiter_char: str = " ") -> list[dict[str, Any]]:

@@ -353,3 +353,19 @@ def test_activation_checkpointing_changes_nothing(use_reentrant):
         results.append([*(parameter.grad for parameter in model.parameters()), *model.buffers()])
     for one, other in zip(*results):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "flash_attention_2", "flex_attention"])
+def test_an_implementation_of_attention_is_accepted(tmp_path, implementation):
+    """Scripts for other models choose one; there is no attention here, so that it means nothing."""
+    small_model().save_pretrained(tmp_path)
+    assert DeepSpeech2ForCTC.from_pretrained(tmp_path, attn_implementation=implementation).ctc_head.weight.isfinite().all()
+
+
+def test_freezing():
+    model = small_model()
+    model.freeze_feature_encoder()
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith("deepspeech2.convolutions")} != set()
+    model.freeze_base_model()
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"ctc_head.weight", "ctc_head.bias"}

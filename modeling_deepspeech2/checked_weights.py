@@ -1,0 +1,51 @@
+"""Checks of loaded weights: a missing, foreign or broken tensor ends in one sentence instead of in wrong transcripts."""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import UserError
+
+
+SHOWN = 3  # names in a message
+
+
+def check_weights(model: nn.Module, name: Any, loading_info: dict[str, Any], shapes_may_differ: bool) -> None:
+    """Looks at what `from_pretrained` says that it did, and at the values of the weights.
+
+    Args:
+        name: the folder or repository, for the message.
+        loading_info: see `from_pretrained(…, output_loading_info=True)`.
+        shapes_may_differ: the caller has asked for new weights where the shapes differ.
+
+    Raises:
+        UserError: weights are missing, have another shape than the configuration says, or are not finite.
+    """
+    missing = loading_info["missing_keys"]
+    if missing:
+        raise UserError(
+            f"The weights of {name} are not those of a {type(model).__name__} of this configuration: {_some(missing)} "
+            f"missing; use the file that was saved together with the configuration."
+        )
+    differing = sorted(loading_info["mismatched_keys"], key=str)
+    if differing and not shapes_may_differ:
+        key, saved, expected = differing[0]
+        raise UserError(
+            f"The weights of {name} do not fit its configuration: {key} has the shape {tuple(saved)}, expected "
+            f"{tuple(expected)}; ignore_mismatched_sizes=True starts such weights afresh."
+        )
+    broken = [key for key, value in model.state_dict().items() if not value.is_meta and not torch.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f"The weights of {name} are not finite numbers: {_some(broken)} broken; the training diverged, or "
+            f"the file is damaged."
+        )
+
+
+def _some(keys: Collection[str]) -> str:
+    """`a, b, c and 5 more are`"""
+    shown = sorted(keys)[:SHOWN]
+    more = f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
+    return f"{', '.join(shown)}{more} {'is' if len(keys) == 1 else 'are'}"
