@@ -1,7 +1,7 @@
-"""Waveform -> log power spectrogram (section 3 of the paper).
+"""Log power spectrograms of waveforms (section 3 of the paper), normalised and padded, with a mask.
 
-In come waveforms of any length, out go normalised log power spectrograms with a mask. Every utterance is transformed by
-itself, so that its features do not depend on the batch. Resampling and file formats belong to the pipeline.
+Each utterance is transformed by itself, so that its features do not depend on the batch. Resampling and file formats belong
+to the pipeline.
 """
 
 from collections.abc import Iterable
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType
+
+from .errors import UserError
 
 
 FLOOR = 1e-14  # added to the power before the logarithm, as in Baidu's code
@@ -51,12 +53,19 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         if normalization not in NORMALIZATIONS:
-            raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, but is {normalization!r}.")
+            raise UserError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, but is {normalization!r}.")
         if feature_size != n_fft // 2 + 1:
-            raise ValueError(f"feature_size must be n_fft / 2 + 1 = {n_fft // 2 + 1}, but is {feature_size}.")
+            raise UserError(f"feature_size must be n_fft / 2 + 1 = {n_fft // 2 + 1}, but is {feature_size}.")
+        for name, number in (("sampling_rate", sampling_rate), ("hop_length", hop_length)):
+            if number < 1:
+                raise UserError(f"{name} must be at least 1, but is {number}.")
         for name, values in (("mean", mean), ("deviation", deviation)):
             if values is not None and len(values) != feature_size:
-                raise ValueError(f"{name} needs {feature_size} numbers, one for each bin, but has {len(values)}.")
+                raise UserError(f"{name} needs {feature_size} numbers, one for each bin, but has {len(values)}.")
+            if values is not None and not np.isfinite(values).all():
+                raise UserError(f"{name} of the features must be finite numbers: the feature extractor is damaged.")
+        if deviation is not None and min(deviation) <= 0:
+            raise UserError(f"deviation of the features must be positive, but the smallest is {min(deviation)}.")
         self.hop_length = hop_length
         self.n_fft = n_fft
         self.normalization = normalization

@@ -25,11 +25,11 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .batch_norm import SpeechBatchNorm, SumOverRanks
 from .batch_norm_rnn import BatchNormRNN
-from .checked_weights import check_weights
 from .configuration_deepspeech2 import DeepSpeech2Config
 from .errors import UserError
 from .folded_rnn import FoldedRNN
 from .hub_access import ARGUMENTS, HubAccess
+from .loading_checks import check_weights
 from .packed_frames import PackedFrames
 
 

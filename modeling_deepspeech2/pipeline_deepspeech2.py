@@ -16,6 +16,7 @@ from transformers.pipelines.automatic_speech_recognition import rescale_stride
 from .audio import AudioError, read_audio, to_mono
 from .decoding_deepspeech2 import CTCBeamSearchDecoder, check_alphabet, has_decoder
 from .first_letters import first_letters_after_pauses
+from .loading_checks import check_parts
 from .remote_code import write_remote_code
 
 
@@ -46,6 +47,7 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         if isinstance(source, (str, os.PathLike)):
             self.decoder = CTCBeamSearchDecoder.from_pretrained(source, self.tokenizer, **hub)
         check_alphabet(self.decoder, self.model.config.vocab_size)
+        check_parts(self.model.config, self.feature_extractor, self.tokenizer)
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
         super().save_pretrained(save_directory, **kwargs)

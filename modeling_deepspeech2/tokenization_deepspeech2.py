@@ -20,6 +20,8 @@ from typing import Any
 
 from transformers import AddedToken, Wav2Vec2CTCTokenizer
 
+from .errors import UserError
+
 
 try:  # Only texts with digits need it, and only with numerals="spell".
     import num2words
@@ -242,7 +244,7 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
             `"character"`, or `"bigram"` for non-overlapping pairs within each word.
 
     Raises:
-        ValueError: for an unknown `language`, `numerals` or `label_unit`.
+        ValueError: for an unknown `language`, `numerals` or `label_unit`, or a vocabulary that is missing or damaged.
     """
 
     def __init__(
@@ -260,6 +262,7 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
         **kwargs: Any,
     ):
         _check_text_rules(language, numerals, label_unit)
+        _check_vocabulary(vocab_file)
         self.language = language
         self.numerals = numerals
         self.label_unit = label_unit
@@ -487,6 +490,20 @@ def _join_words(text: Any) -> Any:
 def _is_symbol(character: str) -> bool:
     """Whether `character` is one of the signs that are read aloud as a word."""
     return unicodedata.category(character).startswith("S") or character in _SPOKEN_PUNCTUATION
+
+
+def _check_vocabulary(file: str | os.PathLike | None) -> None:
+    """Raises UserError where the file is not JSON of the kind {symbol: id}, with each id once."""
+    if file is None or not os.path.isfile(file):
+        raise UserError(f"The vocabulary of the tokenizer is missing: expected {file or 'vocab.json'}.")
+    try:
+        with open(file, encoding="utf-8") as opened:
+            vocabulary = json.load(opened)
+    except ValueError as error:
+        raise UserError(f"The vocabulary {file} is damaged ({error}): copy it again.") from error
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    if not ids or not all(type(i) is int and i >= 0 for i in ids) or len(set(ids)) < len(ids):
+        raise UserError(f"The vocabulary {file} is damaged: expected symbols, each with an id of its own, from 0 on.")
 
 
 def _check_text_rules(language: str | None, numerals: str, label_unit: str) -> None:

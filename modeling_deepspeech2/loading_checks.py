@@ -1,4 +1,4 @@
-"""Checks of loaded weights: a missing, foreign or broken tensor ends in one sentence instead of in wrong transcripts."""
+"""Checks of a loaded model: weights or files that do not belong together end in one sentence, not in wrong transcripts."""
 
 from collections.abc import Collection
 from typing import Any
@@ -42,6 +42,26 @@ def check_weights(model: nn.Module, name: Any, loading_info: dict[str, Any], sha
             f"The weights of {name} are not finite numbers: {_some(broken)} broken; the training diverged, or "
             f"the file is damaged."
         )
+
+
+def check_parts(config: Any, feature_extractor: Any, tokenizer: Any) -> None:
+    """Looks whether model, feature extractor and tokenizer were made for each other.
+
+    Raises:
+        UserError: another alphabet, number of bins, sampling rate or hop than the model's.
+    """
+    if len(tokenizer) != config.vocab_size:
+        raise UserError(
+            f"The tokenizer has an alphabet of {len(tokenizer)} symbols, but the model of {config.vocab_size}: use the "
+            f"tokenizer that was saved with the model."
+        )
+    for name, own in (("feature_size", "num_frequency_bins"), ("sampling_rate",) * 2, ("hop_length",) * 2):
+        found, expected = getattr(feature_extractor, name), getattr(config, own)
+        if found != expected:
+            raise UserError(
+                f"The feature extractor has {name} {found}, but the model {own} {expected}: use the feature extractor that "
+                f"was saved with the model."
+            )
 
 
 def _some(keys: Collection[str]) -> str:

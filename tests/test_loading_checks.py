@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCTC, BertConfig, BertModel
+from transformers import AutoModelForCTC, BertConfig, BertModel, pipeline
 
 from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Model
 from modeling_deepspeech2.errors import UserError
@@ -80,3 +80,46 @@ def test_a_token_is_neither_shown_nor_pickled(tiny_model_folder, tmp_path):
     assert "hf_secret" not in repr(model.hub_access) + repr(model) + json.dumps(model.config.to_dict(), default=str)
     for file in tmp_path.rglob("*"):
         assert file.is_dir() or b"hf_secret" not in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "is missing: expected vocab.json"),
+        ("", "vocab.json is damaged"),
+        ('{"<pad>": 0, "|"', "vocab.json is damaged"),
+        ("{}", "each with an id of its own"),
+        ('["a", "b"]', "each with an id of its own"),
+        ('{"<pad>": 0, "|": 1, "a": 1}', "each with an id of its own"),
+        ('{"<pad>": 0, "|": 1, "a": 2}', "an alphabet of 3 symbols, but the model of 29"),
+    ],
+)
+def test_a_damaged_vocabulary(tiny_model_folder, tmp_path, content, message):
+    shutil.copytree(tiny_model_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "vocab.json").unlink()
+    if content is not None:
+        (tmp_path / "vocab.json").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        pipeline("automatic-speech-recognition", str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"deviation": [1.0] * 160 + [0.0]}, "deviation of the features must be positive"),
+        ({"mean": [float("nan")] * 161}, "mean of the features must be finite"),
+        ({"mean": [0.0] * 3}, "mean needs 161 numbers"),
+        ({"hop_length": 0}, "hop_length must be at least 1"),
+        ({"hop_length": 80}, "has hop_length 80, but the model hop_length 160"),
+        ({"sampling_rate": 8000}, "has sampling_rate 8000, but the model sampling_rate 16000"),
+    ],
+    ids=str,
+)
+def test_a_feature_extractor_that_does_not_fit(tiny_model_folder, tmp_path, change, message):
+    shutil.copytree(tiny_model_folder, tmp_path, dirs_exist_ok=True)
+    content = json.loads((tmp_path / "processor_config.json").read_text())
+    content["feature_extractor"].update(change)
+    (tmp_path / "processor_config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        pipeline("automatic-speech-recognition", str(tmp_path))
