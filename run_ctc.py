@@ -40,7 +40,7 @@ from modeling_deepspeech2.data.batching import Batching
 from modeling_deepspeech2.data.loader import Batches, Collator, make_loader
 from modeling_deepspeech2.data.sources import DataError, SpeechData
 from modeling_deepspeech2.decoding_deepspeech2 import DECODER_CONFIG, CTCBeamSearchDecoder, has_decoder
-from modeling_deepspeech2.training.arguments import command_line, given_settings, model_settings, parse_arguments
+from modeling_deepspeech2.training.arguments import command_line, parse_arguments
 from modeling_deepspeech2.training.checkpoints import check_shared, last_checkpoint, save_checkpoint, set_aside
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
 from modeling_deepspeech2.training.hardware import keep_freed_memory
@@ -100,7 +100,7 @@ def set_threads(num_workers: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    model_arguments, data, training = parse_arguments(argv, __doc__.splitlines()[0])
+    network, data, training, given, _ = parse_arguments(argv, (__doc__ or "").partition("\n")[0])
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
         log_with="tensorboard",
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
                 "mixed_precision: found bf16, but this processor would be tens of times slower with it; "
                 "use --mixed_precision=no."
             )
-        set_threads(training.num_workers)
+        set_threads(training.dataloader_num_workers)
     torch.set_float32_matmul_precision(training.float32_precision)
     output = Path(training.output_dir)
     source = output / "checkpoints" / "start" if training.resume else training.model or None
@@ -130,10 +130,12 @@ def main(argv: list[str]) -> None:
             decoder = None
             if has_decoder(training.model):
                 decoder = CTCBeamSearchDecoder.from_pretrained(training.model, processor.tokenizer)
-            report(measure(model, processor, tests, accelerator, training.eval_batch_size), accelerator)
+            report(measure(model, processor, tests, accelerator, training.per_device_eval_batch_size), accelerator)
             if decoder is not None:
                 accelerator.print("With the model's decoder:")
-                report(measure(model, processor, tests, accelerator, training.eval_batch_size, decoder), accelerator)
+                report(
+                    measure(model, processor, tests, accelerator, training.per_device_eval_batch_size, decoder), accelerator
+                )
             return
         kept = data.validation_share if not data.validation else 0.0
         train_data = speech(data, data.train, accelerator, kept, "kept")
@@ -146,7 +148,7 @@ def main(argv: list[str]) -> None:
         if len(validation.index) == 0:
             raise DataError("There is no utterance to validate on: name a validation split, or raise validation_share.")
         check_shared(output, accelerator)
-        model, processor, start = build(model_arguments, data, source, train_data, accelerator)
+        model, processor, start = build(network, given, data, source, train_data, accelerator)
         if training.model_parallel:
             split_model(model, accelerator.process_index, accelerator.num_processes)
         augmentation = make_augmentation(training, accelerator)
@@ -180,7 +182,7 @@ def main(argv: list[str]) -> None:
 
     accelerator.wait_for_everyone()
     model = DeepSpeech2ForCTC.from_pretrained(output / "checkpoints" / "best").to(accelerator.device)
-    results = measure(model, processor, tests, accelerator, training.eval_batch_size)
+    results = measure(model, processor, tests, accelerator, training.per_device_eval_batch_size)
     report(results, accelerator)
     if accelerator.is_main_process:
         save_repository(output, model, processor)
@@ -230,7 +232,7 @@ def load(path: str | Path) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Processor]:
 
 
 def build(
-    model_arguments, data, source: str | Path | None, train_data: SpeechData, accelerator: Accelerator
+    network: dict, given: frozenset[str], data, source: str | Path | None, train_data: SpeechData, accelerator: Accelerator
 ) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Processor, str]:
     """A saved model to go on from, or a new one with feature statistics of the training data."""
     if source is not None:
@@ -241,7 +243,7 @@ def build(
                 f"{len(processor.tokenizer)}: they do not belong together."
             )
         saved = processor.feature_extractor.normalization
-        if "normalization" in model_arguments.given and data.normalization != saved:
+        if "normalization" in given and data.normalization != saved:
             raise ValueError(
                 f"normalization: found {data.normalization}, but {source} has learned from features normalised by {saved}. "
                 f"Leave it out, or train from scratch."
@@ -250,7 +252,7 @@ def build(
         same_alphabet = tokenizer.get_vocab() == processor.tokenizer.get_vocab()
         symbols = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         settings = {name: getattr(model.config, name) for name in DeepSpeech2Config.own_fields()}
-        changed = DeepSpeech2ForCTC(DeepSpeech2Config(**settings | given_settings(model_arguments) | symbols))
+        changed = DeepSpeech2ForCTC(DeepSpeech2Config(**settings | network | symbols))
         take_weights(changed, model, source, same_alphabet)
         start = f"the model `{source}`"
         if not same_alphabet:
@@ -268,7 +270,7 @@ def build(
             extractor.fit(tqdm(stream, "feature statistics", unit=" utterances", leave=False))
         (extractor,) = broadcast_object_list([extractor])
     config = DeepSpeech2Config(
-        **model_settings(model_arguments),
+        **network,
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         num_frequency_bins=extractor.feature_size,
@@ -336,7 +338,9 @@ def make_batching(train_data: SpeechData, training, accelerator: Accelerator) ->
     # A step stays what it was, also where the run goes on with another number of processes.
     parts = saved.get("parts", parts)
     memory = training.shuffle_memory * 2**20
-    batching = Batching(training.batch_size, training.batch_seconds, parts, training.sorta_grad, training.seed, memory)
+    batching = Batching(
+        training.per_device_train_batch_size, training.batch_seconds, parts, training.sorta_grad, training.seed, memory
+    )
     plan = batching.fingerprint(train_data.index)
     if len(set(gather_object([plan]))) > 1:
         raise DataError(f"The processes see different versions of {train_data.path}; here {len(train_data.index)} rows.")
@@ -370,14 +374,14 @@ def train(
     readers, reader = accelerator.num_processes // copies(training), accelerator.process_index // copies(training)
     first, later = (batching.plan(train_data.index, epoch) for epoch in (0, 1))
     last_step = training.max_steps or math.inf
-    total_steps = min(first.steps + later.steps * (training.num_epochs - 1), last_step)
+    total_steps = min(first.steps + later.steps * (training.num_train_epochs - 1), last_step)
     if is_main:
         print(
             f"{len(train_data.index):,} utterances, {train_data.index.hours:.2f} h; {model.num_parameters():,} parameters; "
-            f"{training.num_epochs} epochs of {later.steps} steps on "
+            f"{training.num_train_epochs} epochs of {later.steps} steps on "
             f"{accelerator.num_processes} × {accelerator.device}"
         )
-        windows, loaders = len(first.window_ends), readers * max(1, training.num_workers)
+        windows, loaders = len(first.window_ends), readers * max(1, training.dataloader_num_workers)
         if windows > 1 and training.sorta_grad:
             print(
                 f"The first epoch, from short to long, reads the data {windows} times, because {training.shuffle_memory} MB "
@@ -406,13 +410,13 @@ def train(
     def is_over() -> bool:
         if training.patience and progress.stale >= training.patience:
             return True
-        return progress.epoch >= training.num_epochs or progress.step >= last_step
+        return progress.epoch >= training.num_train_epochs or progress.step >= last_step
 
     while not is_over():
         plan = batching.plan(train_data.index, progress.epoch)
         batches = Batches(train_data, plan, progress.epoch_step, reader, readers)
         augmentation.epoch = progress.epoch
-        loader = iter(make_loader(batches, collate, training.num_workers))
+        loader = iter(make_loader(batches, collate, training.dataloader_num_workers))
         while progress.epoch_step < plan.steps and not is_over():
             started = time.perf_counter()
             micro_batches = [next(loader) for _ in batches.parts]
@@ -452,14 +456,14 @@ def train(
             # What ends an epoch or the run is saved below, with its validation.
             if progress.step % training.save_steps == 0 and progress.epoch_step < plan.steps and not is_over():
                 omissions.gather(progress)
-                save_checkpoint(output, accelerator, progress, training.keep)
+                save_checkpoint(output, accelerator, progress, training.save_total_limit)
         is_finished = progress.epoch_step == plan.steps
         if is_finished:
             progress.epoch, progress.epoch_step = progress.epoch + 1, 0
         if is_over() or (is_finished and not training.eval_steps and progress.epoch % training.eval_epochs == 0):
             validate(model, processor, validation, progress, training, accelerator)
         omissions.gather(progress)
-        save_checkpoint(output, accelerator, progress, training.keep)
+        save_checkpoint(output, accelerator, progress, training.save_total_limit)
         if progress.step == 0:
             raise SystemExit(f"run_ctc.py: no utterance could be used; {left_out(progress)}: {some(progress.skipped)}")
     bar.close()
@@ -485,19 +489,19 @@ def watch(progress: Progress, norm: float, micro_batches: list[dict], accelerato
 
 
 def make_optimizer(model, training) -> torch.optim.Optimizer:
-    if training.optimizer == "sgd":
+    if training.optim == "sgd":
         return torch.optim.SGD(model.parameters(), training.learning_rate, momentum=training.momentum, nesterov=True)
     return torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay)
 
 
 def make_scheduler(optimizer, training, progress: Progress, total_steps: int):
     """A warm-up, then the learning rate divided by `anneal` after each epoch, or one of the library's schedules."""
-    if training.lr_schedule == "anneal":
+    if training.lr_scheduler_type == "anneal":
         return torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: min(1.0, (step + 1) / max(training.warmup_steps, 1)) / training.anneal**progress.epoch,
         )
-    name = "constant_with_warmup" if training.lr_schedule == "constant" else training.lr_schedule
+    name = "constant_with_warmup" if training.lr_scheduler_type == "constant" else training.lr_scheduler_type
     return get_scheduler(name, optimizer, num_warmup_steps=training.warmup_steps, num_training_steps=total_steps)
 
 
@@ -588,7 +592,7 @@ def validate(model, processor, validation, progress, training, accelerator: Acce
     if progress.history and progress.history[-1]["step"] == progress.step and "cer" in progress.history[-1]:
         return
     unwrapped, weights = accelerator.unwrap_model(model), accelerator.get_state_dict(model)
-    result = evaluate(unwrapped, processor, validation, accelerator, training.eval_batch_size, "validation")
+    result = evaluate(unwrapped, processor, validation, accelerator, training.per_device_eval_batch_size, "validation")
     rates = {"wer": result.wer, "cer": result.cer}
     accelerator.log({f"validation_{name}": value for name, value in rates.items()}, step=progress.step)
     progress.history.append({"step": progress.step, "epoch": progress.epoch, **rates})
@@ -602,7 +606,7 @@ def validate(model, processor, validation, progress, training, accelerator: Acce
                 best.rename(old)
             new.rename(best)
             shutil.rmtree(old, ignore_errors=True)
-        if progress.epoch == training.num_epochs:
+        if progress.epoch == training.num_train_epochs:
             tqdm.write(result.examples())
         if progress.step > training.warmup_steps and not any(result.predictions):
             tqdm.write(

@@ -28,7 +28,15 @@ def run(settings: dict, seed: int, wer: float, parameters: int = 1_000) -> dict:
 def test_a_short_version_trains_goes_on_and_draws(tmp_path, capsys):
     """Three trainings of three steps, each measured with a language model, too; a second command has nothing left to do."""
     arguments = ["language_model", "--seeds", "1", "--log", str(tmp_path / "runs.jsonl")]
-    arguments += ["--output", str(tmp_path), "--work", str(tmp_path / "work"), "--shorter", "max_steps=3", "num_epochs=1"]
+    arguments += [
+        "--output",
+        str(tmp_path),
+        "--work",
+        str(tmp_path / "work"),
+        "--shorter",
+        "max_steps=3",
+        "num_train_epochs=1",
+    ]
     main(arguments)
     runs = read_log(tmp_path / "runs.jsonl")
     assert len(runs) == 3

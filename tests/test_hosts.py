@@ -68,7 +68,7 @@ def start(host: str, rank: int, arguments: list[str]) -> subprocess.Popen:
 
 
 def test_two_hosts_train_one_is_lost_and_the_run_goes_on(hosts, dataset, tmp_path: Path):  # noqa: F811
-    arguments = tiny(dataset, tmp_path, batch_size=2, num_epochs=20, save_steps=1)
+    arguments = tiny(dataset, tmp_path, per_device_train_batch_size=2, num_train_epochs=20, save_steps=1)
     first, second = (start(host, rank, arguments) for rank, host in enumerate(hosts))
     deadline = time.monotonic() + 120
     while last_checkpoint(tmp_path) is None:

@@ -10,7 +10,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
 from modeling_deepspeech2.data.sources import SpeechData
-from modeling_deepspeech2.training.arguments import model_settings, parse_arguments
+from modeling_deepspeech2.training.arguments import parse_arguments
 
 
 FOLDER = Path(__file__).parent.parent / "recipes"
@@ -31,8 +31,8 @@ SCHEMAS = {
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_can_be_read(recipe):
-    model, data, training = parse_arguments([str(recipe)], "")
-    DeepSpeech2Config(**model_settings(model))
+    network, data, training, *_ = parse_arguments([str(recipe)], "")
+    DeepSpeech2Config(**network)
     assert training.output_dir == f"runs/{recipe.stem}"
     assert not set(data.test) & set(data.train) and not set(data.test) & set(data.validation)
 
@@ -46,7 +46,7 @@ def test_the_accelerate_config_is_one():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_splits_and_columns_are_those_of_the_data_set(recipe, tmp_path):
-    _, data, _ = parse_arguments([str(recipe)], "")
+    data = parse_arguments([str(recipe)], "").data
     if data.dataset not in SCHEMAS:
         pytest.skip("not a data set on the Hub")
     configurations, columns = SCHEMAS[data.dataset]

@@ -36,8 +36,8 @@ TINY = {
     "conv_strides": ["4x3"],
     "num_hidden_layers": ["1"],
     "hidden_size": ["16"],
-    "batch_size": ["4"],
-    "num_epochs": ["2"],
+    "per_device_train_batch_size": ["4"],
+    "num_train_epochs": ["2"],
     "validation_share": ["0.25"],
     "learning_rate": ["0.01"],
 }
@@ -124,11 +124,11 @@ EVERYTHING_RANDOM = {
     "noise_share": 0.4,
     "codec_share": 0.3,
     "spec_augment": "0.5",
-    "num_workers": 2,
-    "num_epochs": 3,
-    "batch_size": 2,
+    "dataloader_num_workers": 2,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 2,
     "save_steps": 1,
-    "keep": 2,
+    "save_total_limit": 2,
 }
 
 
@@ -222,7 +222,10 @@ def test_bad_utterances_are_left_out_named_and_counted(dataset, rows, tmp_path):
         (["recipes/no_such_recipe.yaml"], "there is no recipe"),
         (["recipes/demo_english.yaml", "--hiden_size=3"], "hiden_size"),
         (["recipes/demo_english.yaml", "--rnn_type=transformer"], "rnn_type"),
-        (["recipes/demo_english.yaml", "--num_epochs=0"], "num_epochs must be at least 1"),
+        (
+            ["recipes/demo_english.yaml", "--num_train_epochs=0"],
+            "num_train_epochs: found 0, expected a number of at least 1",
+        ),
         (["recipes/demo_english.yaml", "--learning_rate=fast"], "learning_rate"),
         (["recipes/demo_english.yaml", "--conv_kernel_sizes", "11"], "conv_kernel_sizes"),
         (["recipes/demo_english.yaml", "--dataset=./no_such_folder"], "no data set folder ./no_such_folder"),
@@ -230,7 +233,7 @@ def test_bad_utterances_are_left_out_named_and_counted(dataset, rows, tmp_path):
         (["recipes/demo_english.yaml", "--train", "english/trian"], "trian"),
         (["recipes/demo_english.yaml", "--text_column=transcript"], "no column 'transcript'"),
         (["recipes/demo_english.yaml", "--push_to_hub"], "hub_model_id"),
-        (["recipes/demo_english.yaml", "--save_steps=0"], "save_steps must be at least 1"),
+        (["recipes/demo_english.yaml", "--save_steps=0"], "save_steps: found 0, expected a number of at least 1"),
         (["recipes/demo_english.yaml", "--noise=./no_such_folder"], "there is no folder ./no_such_folder"),
         (["recipes/demo_english.yaml", "--noise=demo::no_such_split"], "no_such_split"),
         (["recipes/demo_english.yaml", "--eval_only"], "needs model"),
@@ -331,7 +334,7 @@ def test_three_steps_without_a_finite_gradient_end_the_run(dataset, rows, tmp_pa
 
 def test_validation_every_so_many_steps_stops_early(dataset, tmp_path):
     """A model that learns nothing does not get better: after `patience` validations the run is over, and says why."""
-    printed = run(*tiny(dataset, tmp_path, learning_rate=1e-12, num_epochs=50, eval_steps=2, patience=3))
+    printed = run(*tiny(dataset, tmp_path, learning_rate=1e-12, num_train_epochs=50, eval_steps=2, patience=3))
     validations = [row for row in json.loads((tmp_path / "history.json").read_text()) if "cer" in row]
     assert [row["step"] for row in validations] == [2, 4, 6, 8]
     assert "no better for 3 validations" in printed
@@ -360,7 +363,7 @@ def test_audio_folder_and_the_papers_optimiser(rows, tmp_path):
         lines.append(f"{name}.ogg,{text}")
     (folder / "train" / "metadata.csv").write_text("\n".join(lines) + "\n")
     printed = run(
-        *tiny(folder, tmp_path / "model", test=["train"], optimizer="sgd", learning_rate=1e-4, num_epochs=1),
+        *tiny(folder, tmp_path / "model", test=["train"], optim="sgd", learning_rate=1e-4, num_train_epochs=1),
     )
     assert "train: WER" in printed
 
@@ -387,9 +390,9 @@ def test_two_processes_train_like_one(dataset, rows, tmp_path):
     shutil.copytree(dataset, folder)
     bad = [(f"bad-{number}", b"this is not audio", "one") for number in range(4)]
     write_shard(folder / "train-00002-of-00002.parquet", bad)
-    changes = {"num_epochs": 30, "max_steps": 50, "learning_rate": 1e-3, "logging_steps": 1}
-    run(*tiny(folder, tmp_path / "one", batch_size=6, **changes))
-    printed = run_on_two(*tiny(folder, tmp_path / "two", batch_size=3, **changes))
+    changes = {"num_train_epochs": 30, "max_steps": 50, "learning_rate": 1e-3, "logging_steps": 1}
+    run(*tiny(folder, tmp_path / "one", per_device_train_batch_size=6, **changes))
+    printed = run_on_two(*tiny(folder, tmp_path / "two", per_device_train_batch_size=3, **changes))
     assert "2 × cpu" in printed and "on 4 utterances" in printed
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 50
@@ -400,16 +403,16 @@ def test_two_processes_train_like_one(dataset, rows, tmp_path):
 
 def test_accumulated_batches_train_like_one(dataset, tmp_path):
     """2 × 8 = 16, exactly where nothing but the gradients connects the utterances: BatchNorm sees each batch alone."""
-    changes = {"num_epochs": 30, "max_steps": 20, "learning_rate": 1e-3, "logging_steps": 1, "batch_norm": "off"}
-    run(*tiny(dataset, tmp_path / "whole", batch_size=6, **changes))
-    run(*tiny(dataset, tmp_path / "parts", batch_size=2, gradient_accumulation_steps=3, **changes))
+    changes = {"num_train_epochs": 30, "max_steps": 20, "learning_rate": 1e-3, "logging_steps": 1, "batch_norm": "off"}
+    run(*tiny(dataset, tmp_path / "whole", per_device_train_batch_size=6, **changes))
+    run(*tiny(dataset, tmp_path / "parts", per_device_train_batch_size=2, gradient_accumulation_steps=3, **changes))
     assert np.allclose(losses(tmp_path / "whole"), losses(tmp_path / "parts"), rtol=1e-5)
 
 
 @pytest.mark.parametrize("rnn_type, share, reduction", [("gru", "true", "mean"), ("lstm", "false", "sum")])
 def test_two_processes_that_share_the_model_out_train_like_one(dataset, tmp_path, rnn_type, share, reduction):
     """Each direction and half of the output layer on a process of its own: the same losses over 20 steps."""
-    changes = {"num_epochs": 6, "max_steps": 20, "num_hidden_layers": 2, "learning_rate": 1e-3, "logging_steps": 1}
+    changes = {"num_train_epochs": 6, "max_steps": 20, "num_hidden_layers": 2, "learning_rate": 1e-3, "logging_steps": 1}
     changes |= {"rnn_type": rnn_type, "share_input_weights": share, "ctc_loss_reduction": reduction, "max_grad_norm": 0.5}
     run(*tiny(dataset, tmp_path / "one", **changes))
     run_on_two(*tiny(dataset, tmp_path / "two", model_parallel="true", **changes))
@@ -420,7 +423,7 @@ def test_two_processes_that_share_the_model_out_train_like_one(dataset, tmp_path
 
 def test_memory_does_not_grow_with_the_epochs(dataset, tmp_path):
     """After 20 epochs at most 1.05 times what it was after 2."""
-    run(*tiny(dataset, tmp_path, num_epochs=20, eval_epochs=20, logging_steps=1, num_workers=1))
+    run(*tiny(dataset, tmp_path, num_train_epochs=20, eval_epochs=20, logging_steps=1, dataloader_num_workers=1))
     memory = {row["epoch"]: row["memory_gb"] for row in json.loads((tmp_path / "history.json").read_text()) if "loss" in row}
     assert memory[19] <= 1.05 * memory[1]
 
@@ -429,8 +432,8 @@ def test_other_data_amid_an_epoch_is_refused_and_an_earlier_run_is_kept(dataset,
     """What was read so far and what is to come would be parts of different epochs, with utterances lost or repeated."""
     run(*tiny(dataset, tmp_path, max_steps=5))
     CTCBeamSearchDecoder(AutoTokenizer.from_pretrained(tmp_path)).save_pretrained(tmp_path)
-    printed = run(*tiny(dataset, tmp_path, max_steps=7, batch_size=2), "--resume", expect=1)
-    assert "stands amid an epoch of other data, or of another batch_size" in printed and "Traceback" not in printed
+    printed = run(*tiny(dataset, tmp_path, max_steps=7, per_device_train_batch_size=2), "--resume", expect=1)
+    assert "stands amid an epoch of other data, or of another" in printed and "Traceback" not in printed
     printed = run(*tiny(dataset, tmp_path, max_steps=1))
     assert f"earlier run are now in {tmp_path / 'checkpoints.before'}" in printed
     assert (tmp_path / "checkpoints.before" / "step-00000005").exists()
@@ -448,7 +451,7 @@ HfApi().upload_folder(repo_id="tester/speech", repo_type="dataset", folder_path=
         environment = hub.environment(tmp_path / "home")
         subprocess.run([sys.executable, "-c", upload], env=environment, check=True, timeout=120)
         arguments = ["--push_to_hub", "--hub_model_id=tester/digits"]
-        run(*tiny("tester/speech", tmp_path / "model", num_epochs=1), *arguments, environment=environment)
+        run(*tiny("tester/speech", tmp_path / "model", num_train_epochs=1), *arguments, environment=environment)
         files = hub.files("tester/digits")
         read = [request for request in hub.requests if "/datasets/tester/speech/resolve/" in request]
     assert {"README.md", "model.safetensors", "config.json", "modeling_deepspeech2.py", "training_curve.png"} <= set(files)

@@ -78,7 +78,7 @@ def _part(language: str, share: str) -> dict:
     common, epochs = (_MANDARIN if language == "mandarin" else {}) | {"sorta_grad": False}, _SHARES[share]
     if share == "100%":
         return common
-    return common | {"train": [f"{language}/train[:{share}]"], "num_epochs": epochs, "eval_epochs": epochs}
+    return common | {"train": [f"{language}/train[:{share}]"], "num_train_epochs": epochs, "eval_epochs": epochs}
 
 
 def _depth() -> dict[str, dict]:
