@@ -79,11 +79,12 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
     def log_power(self, waveform: np.ndarray | torch.Tensor, centred: bool = True) -> torch.Tensor:
         """Spectrogram before normalisation: waveform of shape (samples,) -> (frames, bins), float32.
 
+        Waveforms of one length can come together: (batch, samples) -> (batch, frames, bins).
         `centred=False` takes the waveform as part of a longer one: only windows that lie inside it become frames.
         """
         waveform = torch.as_tensor(waveform, dtype=torch.float32)
-        if len(waveform) == 0:
-            return waveform.new_zeros(0, self.feature_size)
+        if waveform.shape[-1] == 0:
+            return waveform.new_zeros(*waveform.shape[:-1], 0, self.feature_size)
         spectrum = torch.stft(
             waveform,
             self.n_fft,
@@ -94,7 +95,7 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
             return_complex=True,
         )
         power = torch.view_as_real(spectrum).square_().sum(-1)
-        return power.add_(FLOOR).log_().T.contiguous()
+        return power.add_(FLOOR).log_().transpose(-1, -2).contiguous()
 
     def fit(self, waveforms: Iterable[np.ndarray]) -> "DeepSpeech2FeatureExtractor":
         """Finds `mean` and `deviation` of each bin over all frames of a stream of waveforms, in constant memory.
