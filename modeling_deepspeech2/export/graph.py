@@ -1,0 +1,135 @@
+"""Writes ONNX graphs as one writes expressions: `graph.Relu(graph.Add(x, 1.0))`.
+
+Each call of an operator adds one node and returns the name of its output. Numbers and arrays among the inputs become
+initialisers, equal ones only once. Large matrices may be stored in fewer bits than they are computed with.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
+
+
+OPSET, IR_VERSION = 17, 8
+
+WeightType = Literal["float32", "float16", "int8"]
+Operand = str | float | int | Sequence[int] | np.ndarray | None
+
+
+class Graph:
+    """A graph under construction.
+
+    >>> graph = Graph()
+    >>> largest, index = graph.TopK(graph.Abs("x"), [1], outputs=2)
+    >>> model = graph.model([value_info("x", np.float32, ["n"])], [value_info(largest, np.float32, [1])])
+
+    Args:
+        weights: how [`weight`] stores matrices. Every type is computed in float32; runtimes turn the others into that once,
+            when they load the model.
+        parent: the graph that this one is a branch of.
+    """
+
+    def __init__(self, weights: WeightType = "float32", parent: "Graph | None" = None):
+        self.weights: WeightType = parent.weights if parent else weights
+        self.nodes: list[Any] = []
+        self._initializers: dict[tuple, TensorProto] = {}
+        self._counter: itertools.count = parent._counter if parent else itertools.count()
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+        return functools.partial(self._add, op_type)
+
+    def _add(self, op_type: str, *inputs: Operand, outputs: int | None = None, **attributes: Any) -> str | list[str]:
+        names = [self._new_name(op_type) for _ in range(outputs or 1)]
+        self.nodes.append(helper.make_node(op_type, [self._operand(value) for value in inputs], names, **attributes))
+        return names[0] if outputs is None else names
+
+    def _new_name(self, stem: str) -> str:
+        return f"{stem}_{next(self._counter)}"
+
+    def _operand(self, value: Operand) -> str:
+        if value is None:  # an optional input that is left out
+            return ""
+        return value if isinstance(value, str) else self.constant(value)
+
+    def constant(self, value: float | int | Sequence[int] | np.ndarray) -> str:
+        """An initialiser; floating point numbers of double precision become float32, other types stay as they are."""
+        array = np.asarray(value)
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        key = array.dtype.str, array.shape, array.tobytes()
+        if key not in self._initializers:
+            self._initializers[key] = numpy_helper.from_array(array, self._new_name("constant"))
+        return self._initializers[key].name
+
+    def give(self, name: str, value: str) -> str:
+        """Calls a value by a name of its own, for an output of the model."""
+        self.nodes.append(helper.make_node("Identity", [value], [name]))
+        return name
+
+    def weight(self, array: np.ndarray) -> str:
+        """A matrix, or a stack of rows, in the type that the graph stores: int8 has one scale for each row."""
+        array = np.asarray(array, np.float32)
+        if self.weights == "float32":
+            return self.constant(array)
+        if self.weights == "float16":
+            return self.Cast(array.astype(np.float16), to=TensorProto.FLOAT)
+        axes = tuple(range(1, array.ndim))
+        scale = np.abs(array).max(axis=axes, keepdims=True) / 127
+        scale[scale == 0] = 1
+        quantized = np.rint(array / scale).astype(np.int8)
+        # Not DequantizeLinear: runtimes fold a cast and a product of constants when they load, but not that.
+        return self.Mul(self.Cast(quantized, to=TensorProto.FLOAT), scale)
+
+    def when(
+        self, condition: str, then: Callable[["Graph"], list[str]], otherwise: Callable[["Graph"], list[str]]
+    ) -> list[str]:
+        """The float32 outputs of one of two branches, each of which sees the names of this graph."""
+        branches = [self._branch(build) for build in (then, otherwise)]
+        count = len(branches[0].output)
+        return self.If(condition, outputs=count, then_branch=branches[0], else_branch=branches[1])
+
+    def _branch(self, build: Callable[["Graph"], list[str]]) -> GraphProto:
+        branch = Graph(parent=self)
+        # A branch may only give what one of its own nodes made.
+        outputs = [branch.Identity(name) for name in build(branch)]
+        return branch._proto(
+            "branch", [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+        )
+
+    def _proto(self, name: str, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> GraphProto:
+        return helper.make_graph(self.nodes, name, inputs, outputs, list(self._initializers.values()))
+
+    def model(
+        self,
+        inputs: list[ValueInfoProto],
+        outputs: list[ValueInfoProto],
+        defaults: dict[str, np.ndarray] | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> ModelProto:
+        """The finished model, checked.
+
+        Args:
+            defaults: values of inputs that may be left out.
+            metadata: facts for programs that run the model.
+        """
+        proto = self._proto("deepspeech2", inputs, outputs)
+        proto.initializer.extend(numpy_helper.from_array(value, name) for name, value in (defaults or {}).items())
+        model = helper.make_model(
+            proto,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="modeling_deepspeech2",
+        )
+        helper.set_model_props(model, metadata or {})
+        checker.check_model(model)
+        return model
+
+
+def value_info(name: str, dtype: type, shape: Sequence[str | int] | None) -> ValueInfoProto:
+    """An input or output; a dimension that has a name may have any size, and without a shape any shape will do."""
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

@@ -1,0 +1,197 @@
+"""The layers of a folded model as ONNX operators, for the offline and the live graph alike.
+
+Frames stand as (batch, frames, bins) before the convolutions, as (batch, channels, frames, bins) between them, and as
+(frames, batch, hidden) in the recurrence. Weights come from what `fold_batch_norm` returns.
+"""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..feature_extraction_deepspeech2 import FLOOR, DeepSpeech2FeatureExtractor
+from .graph import Graph
+
+
+UNITS = {"gru": "GRU", "lstm": "LSTM", "rnn": "RNN"}
+# ONNX's order of the gates, as places in torch's: z r h from r z n, and i o f c from i f g o.
+GATE_ORDER = {"gru": [1, 0, 2], "lstm": [0, 3, 1, 2], "rnn": [0]}
+GATE_NAMES = {"gru": "zrh", "lstm": "iofc", "rnn": "h"}
+
+
+def numbers(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
+
+
+def log_power(graph: Graph, samples: str, extractor: DeepSpeech2FeatureExtractor, padding: int) -> str:
+    """Waveform, (batch, samples), -> log power spectrogram, (batch, frames, bins), zeros put at both ends.
+
+    A convolution with the rows of a windowed Fourier transform. ONNX's own STFT is slower, and differs in the second digit.
+    """
+    size, bins = extractor.n_fft, extractor.feature_size
+    angle = 2 * np.pi * np.arange(size) / size
+    window = 0.5 - 0.5 * np.cos(angle)
+    # The matrix is written as a table of one turn and the places in it: it takes a thousand numbers instead of a hundred
+    # thousand, and is made when the model is loaded.
+    places = graph.Mod(graph.Mul(np.arange(bins)[:, None], np.arange(size)), size)
+    basis = graph.Mul(graph.Gather(np.stack([np.cos(angle), np.sin(angle)]), places, axis=1), window)
+    basis = graph.Reshape(basis, [2 * bins, 1, size])
+    spectrum = graph.Conv(
+        graph.Unsqueeze(samples, [1]), basis, kernel_shape=[size], strides=[extractor.hop_length], pads=[padding, padding]
+    )
+    real, imaginary = graph.Split(spectrum, [bins, bins], axis=1, outputs=2)
+    power = graph.Add(graph.Mul(real, real), graph.Mul(imaginary, imaginary))
+    return graph.Transpose(graph.Log(graph.Add(power, FLOOR)), perm=[0, 2, 1])
+
+
+def standardize(graph: Graph, features: str, extractor: DeepSpeech2FeatureExtractor) -> str:
+    """Normalisation with the statistics of the training set, if the extractor has that."""
+    if extractor.normalization == "none":
+        return features
+    mean, deviation = (np.array(values, np.float32) for values in (extractor.mean, extractor.deviation))
+    return graph.Div(graph.Sub(features, mean), deviation)
+
+
+def standardize_utterance(graph: Graph, features: str, valid: str, frames: str) -> str:
+    """Normalisation with the mean and deviation of each utterance's own frames.
+
+    Args:
+        valid: which frames are speech, bool (batch, frames, 1).
+        frames: how many, float32 (batch, 1, 1), at least 1.
+    """
+
+    def mean(values: str) -> str:
+        return graph.Div(graph.ReduceSum(graph.Where(valid, values, 0.0), [1], keepdims=1), frames)
+
+    centred = graph.Sub(features, mean(features))
+    deviation = graph.Sqrt(mean(graph.Mul(centred, centred)))
+    return graph.Div(centred, graph.Max(deviation, 1e-4))
+
+
+def as_image(graph: Graph, features: str, conv_type: str) -> str:
+    """(batch, frames, bins) -> (batch, channels, frames, bins) as the first convolution takes it"""
+    if conv_type == "2d":
+        return graph.Unsqueeze(features, [1])
+    return graph.Unsqueeze(graph.Transpose(features, perm=[0, 2, 1]), [3])
+
+
+def convolution(graph: Graph, image: str, layer: nn.Module, pads_time: bool) -> str:
+    """Convolution and clipped ReLU; `pads_time`: with zeros before the first and behind the last frame."""
+    conv = layer.conv
+    time, frequency = conv.padding[0] if pads_time else 0, conv.padding[1]
+    outputs = graph.Conv(
+        image,
+        graph.weight(numbers(conv.weight)),
+        numbers(conv.bias),
+        kernel_shape=list(conv.kernel_size),
+        strides=list(conv.stride),
+        pads=[time, frequency, time, frequency],
+    )
+    return graph.Clip(outputs, 0.0, float(layer.clip))
+
+
+def as_sequence(graph: Graph, image: str) -> str:
+    """(batch, channels, frames, bins) -> (frames, batch, bins · channels), channels innermost"""
+    return graph.Reshape(graph.Transpose(image, perm=[2, 0, 3, 1]), [0, 0, -1])
+
+
+def recurrence(
+    graph: Graph,
+    sequence: str,
+    layer: nn.Module,
+    config: Any,
+    lengths: str | None = None,
+    states: list[str] | None = None,
+) -> tuple[str, list[str]]:
+    """One recurrent layer, (frames, batch, features) -> (frames, batch, hidden) and the states after the last frame.
+
+    Args:
+        layer: a `FoldedRNN`.
+        lengths: frames of each utterance, int32 (batch,), at least 1; what lies behind them becomes zero.
+        states: h, and of an LSTM c, before the first frame, each (directions, batch, hidden).
+
+    With the clipped ReLU min(max(x, 0), clip) the states are computed in units of `clip`. There it is HardSigmoid with slope
+    1, whatever the clip and the unit; ONNX's own clipping would reach the gates, and would not reach the output of an LSTM.
+    """
+    kind, hidden = config.rnn_type, config.hidden_size
+    clip = float(config.activation_clip) if config.hidden_act == "clipped_relu" else None
+    weights, recurrent_weights, biases = [], [], []
+    for direction in layer.directions:
+        weight, recurrent, bias = _parameters(direction, kind, clip)
+        weights.append(graph.weight(weight))
+        recurrent_weights.append(graph.Unsqueeze(graph.weight(recurrent), [0]))
+        biases.append(np.concatenate([bias, np.zeros_like(bias)]))
+    # Directions that share their weights share the initialiser.
+    weights = [graph.Unsqueeze(name, [0]) for name in weights]
+    stacked = weights[0] if len(weights) == 1 else graph.Concat(*weights, axis=0)
+    stacked_recurrent = recurrent_weights[0] if len(weights) == 1 else graph.Concat(*recurrent_weights, axis=0)
+    f = "Tanh" if clip is None else "HardSigmoid"
+    activations = {"gru": ["Sigmoid", f], "lstm": ["Sigmoid", f, f], "rnn": [f]}[kind] * len(weights)
+    attributes: dict[str, Any] = {"hidden_size": hidden, "activations": activations}
+    if clip is not None:
+        # One entry for each activation that takes them, in their order.
+        hard = activations.count("HardSigmoid")
+        attributes |= {"activation_alpha": [1.0] * hard, "activation_beta": [0.0] * hard}
+    if kind == "gru":
+        attributes["linear_before_reset"] = 1
+    if len(weights) == 2:
+        attributes["direction"] = "bidirectional"
+    outputs = graph._add(
+        UNITS[kind],
+        sequence,
+        stacked,
+        stacked_recurrent,
+        np.stack(biases),
+        lengths,
+        *(states or []),
+        outputs=3 if kind == "lstm" else 2,
+        **attributes,
+    )
+    result = graph.ReduceSum(outputs[0], [1], keepdims=0) if len(weights) == 2 else graph.Squeeze(outputs[0], [1])
+    return (result if clip is None else graph.Mul(result, clip)), outputs[1:]
+
+
+def _parameters(direction: nn.Module, kind: str, clip: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """W, U and b of one direction of a `FoldedRNN`, its gates in ONNX's order, its states in units of the clip."""
+    if hasattr(direction, "weight_ih_l0"):  # torch's own layer
+        weight, recurrent, bias = direction.weight_ih_l0, direction.weight_hh_l0, direction.bias_ih_l0 + direction.bias_hh_l0
+    else:
+        weight, recurrent, bias = direction.input.weight, direction.recurrent.weight, direction.input.bias
+    gates = []
+    order, names = GATE_ORDER[kind], GATE_NAMES[kind]
+    for name, place in zip(names, order):
+        parts = [np.split(numbers(values), len(order))[place] for values in (weight, recurrent, bias)]
+        if clip is not None and name in "hc":  # f(x) = clip · HardSigmoid(x / clip)
+            parts = [parts[0] / clip, parts[1], parts[2] / clip]
+        elif clip is not None:
+            parts = [parts[0], parts[1] * clip, parts[2]]
+        gates.append(parts)
+    weight, recurrent, bias = (np.concatenate(values) for values in zip(*gates))
+    return weight, recurrent, bias
+
+
+def row_convolution(graph: Graph, sequence: str, layer: nn.Module, padding: int) -> str:
+    """(batch, hidden, frames) -> (batch, hidden, frames + padding − lookahead), `padding` zeros behind the last frame"""
+    weight = numbers(layer.weight)
+    hidden, _, size = weight.shape
+    outputs = graph.Conv(
+        graph.Unsqueeze(sequence, [3]),
+        weight[..., None],
+        group=hidden,
+        kernel_shape=[size, 1],
+        pads=[0, 0, padding, 0],
+    )
+    return graph.Squeeze(outputs, [3])
+
+
+def linear(graph: Graph, inputs: str, layer: nn.Linear) -> str:
+    """(…, features) -> (…, outputs)"""
+    weight = graph.Transpose(graph.weight(numbers(layer.weight)), perm=[1, 0])
+    return graph.Add(graph.MatMul(inputs, weight), numbers(layer.bias))
+
+
+def output_layers(graph: Graph, hidden: str, model: Any) -> str:
+    """(batch, frames, hidden) -> logits, (batch, frames, vocabulary): the fully connected layer and the CTC head"""
+    fully_connected = model.deepspeech2.fully_connected
+    hidden = graph.Clip(linear(graph, hidden, fully_connected.linear), 0.0, float(fully_connected.clip))
+    return linear(graph, hidden, model.ctc_head)
