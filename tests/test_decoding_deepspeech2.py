@@ -187,7 +187,7 @@ def test_pruning_of_the_paper(english):
     for cutoff, top in ((0.99, 40), (0.99, 3), (0.5, 40), (1.0, 5), (1.0, 29)):
         decoder = CTCBeamSearchDecoder(english, cutoff_probability=cutoff, cutoff_top_n=top)
         log_probs = log_softmax(random.normal(size=(50, 29)) * random.choice([1, 3, 8], size=(50, 1)))
-        for frame, kept in zip(log_probs, decoder._kept_symbols(log_probs)):
+        for frame, kept in zip(log_probs, decoder.kept_symbols(log_probs)):
             expected, reached = set(), 0.0
             for symbol in np.argsort(-frame):
                 if reached >= cutoff < 1 or len(expected) == top:

@@ -1,0 +1,147 @@
+"""What a decoder returns, and the protocol that all decoders share.
+
+A hypothesis is a text with its words and characters in time. Decoders differ in how they find its labels; from labels and
+frames to words there is one way, `spell`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import UserError
+
+
+@dataclass
+class Span:
+    """A word or a character in time."""
+
+    text: str
+    start: float  # seconds
+    end: float
+    confidence: float  # geometric mean of the posteriors of its frames, in [0, 1]
+
+
+@dataclass
+class Hypothesis:
+    """A transcript; scores are natural logarithms."""
+
+    text: str
+    words: list[Span]
+    characters: list[Span]  # symbols of the alphabet, so with bigrams pairs; together they are the text, spaces included
+    acoustic_score: float  # log p_ctc
+    lm_score: float  # log p_lm, not weighted; 0 without a language model
+    score: float  # Q = log p_ctc + alpha * log p_lm + beta * length, and the bonus of hot words
+
+
+class Decoder(Protocol):
+    """From logits to hypotheses: the whole utterance at once, or piece by piece with the same result."""
+
+    tokenizer: Any
+
+    def decode(
+        self,
+        logits: Tensor | np.ndarray,
+        seconds_per_frame: float,
+        n_best: int = 1,
+        hotwords: dict[str, float] | None = None,
+    ) -> list[Hypothesis]:
+        """The best hypotheses of one utterance, best first; logits of shape (frames, vocab_size)."""
+
+    def decode_batch(
+        self,
+        logits: list[Tensor | np.ndarray],
+        seconds_per_frame: float,
+        n_best: int = 1,
+        hotwords: dict[str, float] | None = None,
+        num_processes: int | None = None,
+    ) -> list[list[Hypothesis]]:
+        """`decode` for each utterance of a list."""
+
+    def start(self, hotwords: dict[str, float] | None = None) -> Any:
+        """The state before the first frame."""
+
+    def step(self, state: Any, logits: Tensor | np.ndarray) -> Any:
+        """Goes on by any number of frames; changes the state and returns it."""
+
+    def hypotheses(self, state: Any, seconds_per_frame: float, n_best: int = 1, is_final: bool = True) -> list[Hypothesis]:
+        """The best hypotheses of the frames so far, best first."""
+
+    def best_labels(self, state: Any, is_final: bool = False) -> list[int]:
+        """The labels of the best hypothesis."""
+
+    def stable_labels(self, state: Any) -> list[int]:
+        """The labels that no further frame will change."""
+
+
+def log_softmax(logits: Tensor | np.ndarray) -> np.ndarray:
+    """Logits, shape (frames, vocab_size) -> log-probabilities, float64 if the logits are, else float32.
+
+    Raises:
+        ValueError: another shape, or values that are not finite.
+    """
+    if isinstance(logits, Tensor):
+        logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).cpu().numpy()
+    logits = np.asarray(logits)
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32), copy=False)
+    if logits.ndim != 2:
+        raise UserError(f"logits: found shape {logits.shape}, expected (frames, vocab_size) of one utterance.")
+    if not np.isfinite(logits).all():
+        frame = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
+        raise UserError(
+            f"logits: found NaN or infinity in frame {frame}, expected finite numbers: the audio or the model's weights "
+            "hold values that are no speech and no weights."
+        )
+    # In NumPy, because torch's threads do not survive the fork of `decode_batch`.
+    centred = logits - logits.max(axis=1, keepdims=True)
+    total = np.exp(centred).sum(axis=1, keepdims=True, dtype=np.float64)  # little beside 1 counts where a symbol is certain
+    return centred - np.log(total).astype(centred.dtype)
+
+
+def spell(
+    tokenizer: Any, labels: list[int], frames: list[list[int]], log_probs: np.ndarray, seconds_per_frame: float
+) -> tuple[str, list[Span], list[Span]]:
+    """Labels and their frames -> text, words and characters in seconds."""
+    delimiter = tokenizer.word_delimiter_token_id
+    space = tokenizer.replace_word_delimiter_char
+    characters: list[Span] = []
+    for label, (start, end) in zip(labels, frames):
+        if label == delimiter and (not characters or characters[-1].text == space):
+            continue
+        text = space if label == delimiter else tokenizer.convert_ids_to_tokens(int(label))
+        confidence = float(np.exp(log_probs[start:end, label].mean()))
+        characters.append(Span(text, start * seconds_per_frame, end * seconds_per_frame, min(1.0, confidence)))
+    if characters and characters[-1].text == space:
+        characters.pop()
+    return "".join(character.text for character in characters), words_of(tokenizer, characters), characters
+
+
+def words_of(tokenizer: Any, characters: list[Span]) -> list[Span]:
+    """Characters in time, spaces included -> words in time."""
+    # The tokenizer knows what a word is; here it counts characters instead of frames.
+    offsets = [{"char": c.text, "start_offset": i, "end_offset": i + 1} for i, c in enumerate(characters)]
+    words = []
+    for word in tokenizer._get_word_offsets(offsets, tokenizer.replace_word_delimiter_char):
+        spans = characters[word["start_offset"] : word["end_offset"]]
+        confidence = float(np.exp(np.mean([np.log(max(span.confidence, 1e-300)) for span in spans])))
+        words.append(Span(word["word"], spans[0].start, spans[-1].end, min(1.0, confidence)))
+    return words
+
+
+def check_alphabet(decoder: Decoder | None, vocab_size: int) -> None:
+    """Stops before any audio is read: UserError where the model has other symbols than the decoder, if there is one."""
+    if decoder is not None and vocab_size != len(decoder.tokenizer):
+        raise UserError(
+            f"The decoder was made for an alphabet of {len(decoder.tokenizer)} symbols, but the model has {vocab_size}: "
+            "make it with the tokenizer of the model."
+        )
+
+
+def check_n_best(n_best: int) -> None:
+    """UserError for a number of hypotheses that cannot be."""
+    if n_best < 1 or n_best % 1:
+        raise UserError(f"n_best: found {n_best}, expected an integer of at least 1.")
