@@ -166,7 +166,7 @@ def main() -> None:
                 "bidirectional": small_model(Path(folder) / "both"),
                 "unidirectional": small_model(Path(folder) / "one", bidirectional=False, lookahead=19),
             }
-        for row in long_file(models, arguments.hours, ["--lm"] if arguments.lm else []):
+        for row in long_file(models, arguments.hours, ["--lm", "on" if arguments.lm else "off"]):
             print(row, flush=True)
 
 

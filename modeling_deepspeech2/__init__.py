@@ -1,27 +1,46 @@
-"""Deep Speech 2 for the Hugging Face ecosystem: importing the package makes the Auto classes and pipelines know it."""
+"""Deep Speech 2 for the Hugging Face ecosystem. Importing the package registers it with the Auto classes and `pipeline`."""
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutomaticSpeechRecognitionPipeline,
-    AutoModel,
-    AutoModelForCTC,
-    AutoProcessor,
-    AutoTokenizer,
-)
-from transformers.pipelines import PIPELINE_REGISTRY
-
-from .configuration_deepspeech2 import DeepSpeech2Config
-from .decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder
-from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
-from .modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Model
-from .pipeline_deepspeech2 import DeepSpeech2Pipeline
-from .processing_deepspeech2 import DeepSpeech2Processor
-from .tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
-from .transcription.streaming import DeepSpeech2Stream
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
 
 
+if TYPE_CHECKING:
+    from .audio import read_audio
+    from .configuration_deepspeech2 import DeepSpeech2Config
+    from .decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder, Hypothesis, Span
+    from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
+    from .modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Model
+    from .pipeline_deepspeech2 import DeepSpeech2Pipeline
+    from .processing_deepspeech2 import DeepSpeech2Processor
+    from .tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
+    from .transcription.alignment import align
+    from .transcription.recordings import transcribe
+    from .transcription.streaming import DeepSpeech2Stream, StreamingModel, feed_streams
+
+__version__ = "0.1.0"
+
+_MODULES = {  # public name -> the module that holds it, imported when the name is first used
+    "CTCBeamSearchDecoder": "decoding_deepspeech2",
+    "DeepSpeech2CTCTokenizer": "tokenization_deepspeech2",
+    "DeepSpeech2Config": "configuration_deepspeech2",
+    "DeepSpeech2FeatureExtractor": "feature_extraction_deepspeech2",
+    "DeepSpeech2ForCTC": "modeling_deepspeech2",
+    "DeepSpeech2Model": "modeling_deepspeech2",
+    "DeepSpeech2Pipeline": "pipeline_deepspeech2",
+    "DeepSpeech2Processor": "processing_deepspeech2",
+    "DeepSpeech2Stream": "transcription.streaming",
+    "GreedyDecoder": "decoding_deepspeech2",
+    "Hypothesis": "decoding_deepspeech2",
+    "Span": "decoding_deepspeech2",
+    "StreamingModel": "transcription.streaming",
+    "align": "transcription.alignment",
+    "feed_streams": "transcription.streaming",
+    "read_audio": "audio",
+    "transcribe": "transcription.recordings",
+}
 __all__ = [
+    "__version__",
     "CTCBeamSearchDecoder",
     "DeepSpeech2CTCTokenizer",
     "DeepSpeech2Config",
@@ -32,25 +51,67 @@ __all__ = [
     "DeepSpeech2Processor",
     "DeepSpeech2Stream",
     "GreedyDecoder",
+    "Hypothesis",
+    "Span",
+    "StreamingModel",
+    "align",
+    "feed_streams",
+    "read_audio",
+    "register",
+    "transcribe",
 ]
 
-AutoConfig.register(DeepSpeech2Config.model_type, DeepSpeech2Config, exist_ok=True)
-AutoModel.register(DeepSpeech2Config, DeepSpeech2Model, exist_ok=True)
-AutoModelForCTC.register(DeepSpeech2Config, DeepSpeech2ForCTC, exist_ok=True)
-AutoFeatureExtractor.register(DeepSpeech2Config, DeepSpeech2FeatureExtractor, exist_ok=True)
-AutoTokenizer.register(DeepSpeech2Config, slow_tokenizer_class=DeepSpeech2CTCTokenizer, exist_ok=True)
-AutoProcessor.register(DeepSpeech2Config, DeepSpeech2Processor, exist_ok=True)
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    return value
 
 
-class _SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
-    """What `pipeline("automatic-speech-recognition")` makes: ours for a Deep Speech 2 model, transformers' for others."""
-
-    def __new__(cls, model, *args, **kwargs):
-        is_ours = model.config.model_type == DeepSpeech2Config.model_type
-        return (DeepSpeech2Pipeline if is_ours else AutomaticSpeechRecognitionPipeline)(model, *args, **kwargs)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
 
 
-PIPELINE_REGISTRY.supported_tasks["automatic-speech-recognition"]["impl"] = _SpeechRecognitionPipeline
-# A published config.json names the pipeline of its repository, for those who have not installed this package. With that
-# entry in sight `pipeline` would ask for trust_remote_code; whoever imports this package has the same pipeline here.
-DeepSpeech2Config.custom_pipelines = property(lambda config: {}, lambda config, value: None)
+def register() -> None:
+    """Makes transformers' Auto classes and `pipeline` know the classes of this package; importing the package does it."""
+    from transformers import (
+        AutoConfig,
+        AutoFeatureExtractor,
+        AutomaticSpeechRecognitionPipeline,
+        AutoModel,
+        AutoModelForCTC,
+        AutoProcessor,
+        AutoTokenizer,
+    )
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .configuration_deepspeech2 import DeepSpeech2Config
+    from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
+    from .modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Model
+    from .pipeline_deepspeech2 import DeepSpeech2Pipeline
+    from .processing_deepspeech2 import DeepSpeech2Processor
+    from .tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
+
+    AutoConfig.register(DeepSpeech2Config.model_type, DeepSpeech2Config, exist_ok=True)
+    AutoModel.register(DeepSpeech2Config, DeepSpeech2Model, exist_ok=True)
+    AutoModelForCTC.register(DeepSpeech2Config, DeepSpeech2ForCTC, exist_ok=True)
+    AutoFeatureExtractor.register(DeepSpeech2Config, DeepSpeech2FeatureExtractor, exist_ok=True)
+    AutoTokenizer.register(DeepSpeech2Config, slow_tokenizer_class=DeepSpeech2CTCTokenizer, exist_ok=True)
+    AutoProcessor.register(DeepSpeech2Config, DeepSpeech2Processor, exist_ok=True)
+
+    class _SpeechRecognitionPipeline(AutomaticSpeechRecognitionPipeline):
+        """What `pipeline("automatic-speech-recognition")` makes: ours for our models, transformers' for others."""
+
+        def __new__(cls, model, *args, **kwargs):
+            is_ours = model.config.model_type == DeepSpeech2Config.model_type
+            return (DeepSpeech2Pipeline if is_ours else AutomaticSpeechRecognitionPipeline)(model, *args, **kwargs)
+
+    PIPELINE_REGISTRY.supported_tasks["automatic-speech-recognition"]["impl"] = _SpeechRecognitionPipeline
+    # A published config.json names the pipeline of its repository, for those who have not installed this package. With
+    # that entry in sight `pipeline` would ask for trust_remote_code; with this package imported, it is not needed.
+    DeepSpeech2Config.custom_pipelines = property(lambda config: {}, lambda config, value: None)
+
+
+if os.environ.get("DEEPSPEECH2_REGISTER") != "later":  # the command registers when it has something to do
+    register()

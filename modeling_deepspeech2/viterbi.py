@@ -7,6 +7,8 @@ memory is linear in the length.
 
 import numpy as np
 
+from .errors import UserError
+
 
 CHECKPOINT_FRAMES = 1024
 
@@ -23,13 +25,13 @@ def ctc_viterbi(emissions: np.ndarray, labels: np.ndarray, blank: int) -> np.nda
         shape (labels, 2).
 
     Raises:
-        ValueError: fewer frames than the labels need.
+        UserError: fewer frames than the labels need.
     """
     labels = np.asarray(labels, dtype=np.intp)
     num_frames, num_labels = len(emissions), len(labels)
     repeats = np.flatnonzero(labels[1:] == labels[:-1]) + 1  # a blank must stand before these
     if num_frames < num_labels + len(repeats):
-        raise ValueError(
+        raise UserError(
             f"text: found {num_labels} labels, which need {num_labels + len(repeats)} frames, but the audio has "
             f"{num_frames}: the text is too long for it."
         )

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from test_decoding_deepspeech2 import WORDS_ARPA, arpa_log_prob
 from transformers import AutoTokenizer
 
-from modeling_deepspeech2.language_models.estimation import build, count_ngrams, discounts, estimate, main, perplexity
+from modeling_deepspeech2.cli.main import main
+from modeling_deepspeech2.language_models.estimation import build, count_ngrams, discounts, estimate, perplexity
 from modeling_deepspeech2.ngram import BEGIN, END, UNKNOWN, LanguageModelError, NGramModel
 
 
@@ -223,8 +224,8 @@ def test_the_command(tmp_path, capsys):
     with lzma.open(tmp_path / "text.txt.xz", "wt", encoding="utf-8") as file:
         file.write("Turn on the lamp.\nTurn off the lamp.\nTurn on the radio, please.\nÅngström 7\n" * 3)
     output = tmp_path / "models" / "lm.safetensors"
-    texts = [str(tmp_path / "text.txt.xz"), f"{tmp_path / 'data'}::train"]
-    main([*texts, "--tokenizer", "tokenizer/english", "--output", str(output), "--held_out", "0.2"])
+    texts = [str(tmp_path / "text.txt.xz"), "--dataset", str(tmp_path / "data")]
+    main(["language-model", *texts, "--tokenizer", "tokenizer/english", "--output", str(output), "--held_out", "0.2"])
     printed = capsys.readouterr().out
     model = NGramModel.load(output)
     assert {"turn", "lamp", "angstrom"} & set(model.words) and "7" not in model.words
@@ -235,13 +236,12 @@ def test_the_command(tmp_path, capsys):
     "arguments, message",
     [
         (["no_such.txt", "--output", "x.safetensors"], "found no file no_such.txt"),
-        (["speech::english/test", "--output", "x.safetensors"], "found the test split"),
+        (["--dataset", "speech", "--split", "english/test", "--output", "x.safetensors"], "found the test split"),
         (["README.md", "--output", "x.bin"], "ends in .safetensors"),
         (["README.md", "--output", "x.safetensors", "--order", "0"], "--order: found 0"),
         (["README.md", "--output", "x.safetensors", "--megabytes", "0"], "--megabytes must be above 0"),
     ],
 )
 def test_bad_arguments(arguments, message, capsys):
-    with pytest.raises(SystemExit):
-        main([*arguments, "--tokenizer", "tokenizer/english"])
+    assert main(["language-model", *arguments, "--tokenizer", "tokenizer/english"]) == 2
     assert message in capsys.readouterr().err

@@ -1,27 +1,20 @@
-"""Build the n-gram language model of a decoder from texts: lines in; out come one small file and its perplexity.
-
-    python -m modeling_deepspeech2.language_models.estimation news.txt --tokenizer tokenizer/english --output lm.safetensors
+"""Estimates the n-gram language model of a decoder from texts (`deepspeech2 language-model`).
 
 Interpolated modified Kneser-Ney estimates (Chen and Goodman, 1998) of all n-grams, of which pruning keeps those whose loss
 would raise the perplexity most (Stolcke, 1998), as many as the size asked for holds. Words for alphabets with spaces,
 characters for Mandarin. Everything is a sort or a count of whole arrays.
 """
 
-import argparse
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer
 
-from ..ngram import BEGIN, END, UNITS, UNKNOWN, NGramModel, Order
+from ..ngram import BEGIN, END, UNKNOWN, NGramModel, Order
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
-from .vocabulary import read_lines
 
 
 NEVER = -99 * float(np.log(10))  # of <s>, which begins a sentence and is never predicted
@@ -269,68 +262,3 @@ def build(
         value, share = perplexity(model, [list(text) for text in held])
         report.append(f"perplexity {value:.1f} on {len(held):,} lines held out; {share:.2%} of their {unit}s are unknown")
     return model, "\n".join(report)
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m modeling_deepspeech2.language_models.estimation",
-        description="Build an n-gram language model for the beam search.\n\n"
-        "Every line goes through the tokenizer's text rules; equal lines count once. A share of the lines is drawn\n"
-        "at random and held out, to print the perplexity. Use no text of a test set: its figures would mean nothing.",
-        epilog="examples:\n"
-        "  English, a file and the training transcripts of a data set:\n"
-        "    %(prog)s english.txt.xz my_speech::train --tokenizer runs/mine --output english.safetensors\n"
-        "  Mandarin, by character, of at most 4 MB:\n"
-        "    %(prog)s mandarin.txt.xz --tokenizer tokenizer/mandarin --megabytes 4 --output mandarin.safetensors",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "texts",
-        metavar="TEXT",
-        nargs="+",
-        help="UTF-8 text, one sentence a line, plain, .gz or .xz; or DATA SET::[CONFIGURATION/]SPLIT, streamed by datasets",
-    )
-    parser.add_argument("--tokenizer", required=True, help="of the acoustic model: a folder or a name on the Hub")
-    parser.add_argument("--output", required=True, type=Path, help="file to write, .safetensors")
-    parser.add_argument("--unit", choices=UNITS, help="what is counted (default: character for Mandarin, else word)")
-    parser.add_argument("--order", type=int, default=5, help="the longest n-gram (default %(default)s)")
-    parser.add_argument("--megabytes", type=float, default=8.0, help="size of the file, about (default %(default)s)")
-    parser.add_argument("--text_column", default="text", help="of the data sets (default %(default)s)")
-    parser.add_argument("--held_out", type=float, default=0.02, metavar="SHARE", help="for the perplexity (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the lines held out")
-    settings = parser.parse_args(arguments)
-    for text in settings.texts:
-        if "::" not in text and not Path(text).is_file():
-            parser.error(f"TEXT: found no file {text}, expected UTF-8 text, plain, .gz or .xz, or DATA SET::SPLIT")
-        if text.rpartition("::")[2].rpartition("/")[2].startswith("test") and "::" in text:
-            parser.error(f"TEXT: found the test split {text}; a language model that has read the test proves nothing there")
-    if settings.output.suffix != ".safetensors":
-        parser.error(f"--output: found {settings.output}, expected a name that ends in .safetensors")
-    if not 1 <= settings.order <= 8:
-        parser.error(f"--order: found {settings.order}, expected 1 to 8")
-    if settings.megabytes <= 0 or not 0 <= settings.held_out < 1:
-        parser.error("--megabytes must be above 0, and --held_out at least 0 and below 1")
-    return settings
-
-
-def main(arguments: list[str] | None = None) -> None:
-    settings = parse_arguments(arguments)
-
-    def lines() -> Iterator[str]:
-        for text in settings.texts:
-            yield from dataset_lines(text, settings.text_column) if "::" in text else read_lines([Path(text)])
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer)
-        unit = settings.unit or ("character" if tokenizer.language == "zh" else "word")
-        model, report = build(lines(), tokenizer, unit, settings.order, settings.megabytes, settings.held_out, settings.seed)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(str(error))
-    settings.output.parent.mkdir(parents=True, exist_ok=True)
-    model.save(settings.output)
-    print(report)
-    print(f"{settings.output.stat().st_size / 1e6:.1f} MB saved in {settings.output}")
-
-
-if __name__ == "__main__":
-    main()

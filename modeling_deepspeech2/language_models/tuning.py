@@ -1,17 +1,11 @@
-"""Find the weights of the language model: a model and a development split in; out come alpha and beta and a picture.
-
-    python -m modeling_deepspeech2.language_models.tuning --model runs/mine --language_model lm.safetensors \\
-        --dataset my_speech --split validation
+"""Finds the weights of the language model, alpha and beta, on a development split (`deepspeech2 tune`).
 
 The logits are computed once. A grid over alpha and beta comes first, then two finer ones around the best pair; each pair is
 one pass of the beam search over the split. The folder of the model ends up with the decoder, `decoder_tuning.json`, which
 holds every pair with its error rate and says what it was measured on, and the same as a picture.
 """
 
-import argparse
-import json
 import multiprocessing
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,83 +171,3 @@ def collect(
     if not references:
         raise DataError(f"The split {' '.join(data.splits)} holds no utterance that can be used.")
     return logits, references, skipped, seconds
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m modeling_deepspeech2.language_models.tuning",
-        description="Tune alpha and beta of the beam search on a development split, and save the decoder with the model.\n\n"
-        "Q = log p_ctc + alpha · log p_lm + beta · words (characters in Mandarin). Lower is better: the word error\n"
-        "rate, in Mandarin the character error rate. Measure a test split only afterwards, with run_ctc.py --eval_only.",
-        epilog="example:\n  %(prog)s --model runs/mine --language_model lm.safetensors --dataset mine --split validation",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", required=True, help="folder of a trained model, or a name on the Hub")
-    parser.add_argument("--language_model", required=True, type=Path, help=".safetensors, or ARPA, plain, .gz or .xz")
-    parser.add_argument("--dataset", required=True, help="as in run_ctc.py: a folder or a name on the Hub")
-    parser.add_argument(
-        "--split",
-        required=True,
-        nargs="+",
-        help="what to tune on, as in run_ctc.py: [DATA SET::][CONFIGURATION/]SPLIT; never what you test on",
-    )
-    parser.add_argument("--output", type=Path, help="folder for the decoder (default: the model's)")
-    parser.add_argument("--max_utterances", type=int, default=400, help="drawn at random; 0: all (default %(default)s)")
-    parser.add_argument("--max_alpha", type=float, default=2.0, help="of the first grid (default %(default)s)")
-    parser.add_argument("--max_beta", type=float, default=3.0, help="of the first grid (default %(default)s)")
-    parser.add_argument("--beam_width", type=int, default=100, help="here and in the decoder saved (default %(default)s)")
-    parser.add_argument("--audio_column", default="audio")
-    parser.add_argument("--text_column", default="text")
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--num_processes", type=int, help="of the search (default: all cores)")
-    parser.add_argument("--seed", type=int, default=0, help="of the utterances drawn")
-    settings = parser.parse_args(arguments)
-    for split in settings.split:
-        if split.rpartition("::")[2].rpartition("/")[2].startswith("test"):
-            parser.error(f"--split: found the test split {split}; weights that were tuned on it make its figures worthless")
-    if settings.output is None and not Path(settings.model).is_dir():
-        parser.error(f"--output: needed, because the model {settings.model} is not a folder")
-    if settings.max_alpha <= 0 or settings.max_beta <= 0:
-        parser.error("--max_alpha and --max_beta must be above 0")
-    if settings.num_processes is None:
-        settings.num_processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return settings
-
-
-def main(arguments: list[str] | None = None) -> None:
-    settings = parse_arguments(arguments)
-    output = settings.output or Path(settings.model)
-    try:
-        processor = DeepSpeech2Processor.from_pretrained(settings.model)
-        decoder = CTCBeamSearchDecoder(processor.tokenizer, settings.language_model, beam_width=settings.beam_width)
-        model = DeepSpeech2ForCTC.from_pretrained(settings.model).eval()
-        data = SpeechData(settings.dataset, settings.split, settings.audio_column, settings.text_column)
-        logits, references, skipped, seconds = collect(
-            model, processor, data, settings.max_utterances, settings.batch_size, settings.seed
-        )
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
-    measured_on = f"{' '.join(settings.split)} of {settings.dataset}"
-    print(f"Tuning on {measured_on}: {len(references):,} utterances, {seconds / 3600:.2f} h.")
-    for name, reason in skipped:
-        print(f"  left out: {name}: {reason}")
-    tuning = tune(decoder, logits, references, settings.max_alpha, settings.max_beta, settings.num_processes)
-    decoder.save_pretrained(output)
-    table = {
-        "splits": settings.split,
-        "utterances": len(references),
-        "left_out": len(skipped),
-        "metric": tuning.metric,
-        "best_path": tuning.greedy,
-        "rates": [{"alpha": alpha, "beta": beta, "rate": rate} for (alpha, beta), rate in sorted(tuning.rates.items())],
-    }
-    (output / f"{SURFACE}.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    draw_surface(tuning, f"{len(references):,} utterances of {' '.join(settings.split)}", output / f"{SURFACE}.png")
-    print(f"{tuning}; saved in {output}.")
-    for name, value, limit in (("alpha", tuning.best[0], settings.max_alpha), ("beta", tuning.best[1], settings.max_beta)):
-        if value >= limit:
-            print(f"The best {name} is at the edge of what was tried: a higher --max_{name} may do better.")
-
-
-if __name__ == "__main__":
-    main()

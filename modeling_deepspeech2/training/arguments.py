@@ -340,4 +340,5 @@ def _pair(name: str, text: str) -> list[int]:
 
 def command_line() -> str:
     """The command that started this process."""
-    return shlex.join(["accelerate", "launch", Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    return shlex.join([*([] if name == "deepspeech2" else ["accelerate", "launch"]), name, *sys.argv[1:]])

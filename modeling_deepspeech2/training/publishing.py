@@ -1,12 +1,8 @@
-"""A finished model -> a folder as it stands on the Hub: weights, processor, and the code that runs them.
+"""Writes a model as a Hub repository: weights, processor, and the code that runs them (`deepspeech2 publish`).
 
-    python -m modeling_deepspeech2.training.publishing runs/english checkpoints/deepspeech2-english
-
-writes such a folder for a finished run, with weights in half precision. The folder is loaded by this package where it is
-imported, and by `trust_remote_code=True` where it is not installed.
+The folder is loaded by this package where it is imported, and by `trust_remote_code=True` where it is not installed.
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -61,13 +57,3 @@ def release(run: Path, folder: Path) -> None:
     for pattern in ("README.md", "*.png", "results.json", "decoder_tuning.json"):
         for file in run.glob(pattern):
             shutil.copyfile(file, folder / file.name)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write a finished run as a folder for the Hub, in half precision.")
-    parser.add_argument("run", type=Path, help="output_dir of run_ctc.py")
-    parser.add_argument("folder", type=Path)
-    arguments = parser.parse_args()
-    if not (arguments.run / "model.safetensors").is_file():
-        parser.error(f"there is no finished model in {arguments.run}")
-    release(arguments.run, arguments.folder)

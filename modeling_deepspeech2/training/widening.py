@@ -1,21 +1,14 @@
-"""A trained model -> a wider one that computes the same (Net2Net, Chen et al., arXiv 1511.05641), to train on.
-
-    python -m modeling_deepspeech2.training.widening runs/small --hidden_size 384 --output runs/wide
+"""Makes a trained model wider without changing what it computes (`deepspeech2 widen`; Net2Net, arXiv 1511.05641).
 
 New units are copies of old ones; what reads a unit that has copies gets shares of its weights that add up to the old weight.
 A little noise on the copies' own weights lets them learn different things.
 """
-
-import argparse
-import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..configuration_deepspeech2 import DeepSpeech2Config
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
-from ..processing_deepspeech2 import DeepSpeech2Processor
 
 
 class Copies:
@@ -85,25 +78,3 @@ def widen(model: DeepSpeech2ForCTC, hidden_size: int, noise: float = 0.01, seed:
     weights["ctc_head.weight"] = own.columns(weights["ctc_head.weight"])
     wide.load_state_dict(weights)
     return wide
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m modeling_deepspeech2.training.widening",
-        description=__doc__.split("\n\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", help="a folder, or a name on the Hub")
-    parser.add_argument("--hidden_size", required=True, type=int, help="units of the wider model")
-    parser.add_argument("--output", required=True, type=Path)
-    settings = parser.parse_args(arguments)
-    try:
-        wide = widen(DeepSpeech2ForCTC.from_pretrained(settings.model), settings.hidden_size)
-        wide.save_pretrained(settings.output)
-        DeepSpeech2Processor.from_pretrained(settings.model).save_pretrained(settings.output)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: {error}")
-
-
-if __name__ == "__main__":
-    main()

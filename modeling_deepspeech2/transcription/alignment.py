@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from ..decoding_deepspeech2 import Span, log_softmax
+from ..errors import UserError
 from ..first_letters import first_letters_after_pauses
 from ..tokenization_deepspeech2 import _CJK
 from ..viterbi import ctc_viterbi
@@ -144,7 +145,7 @@ class _Script:
             elif line:
                 logger.warning("Left out of the alignment, for no character of it is in the vocabulary: %r", line)
         if not self.symbols:
-            raise ValueError("text: found no character of the tokenizer's vocabulary, expected what is said in the audio.")
+            raise UserError("text: found no character of the tokenizer's vocabulary, expected what is said in the audio.")
         self.labels = tokenizer.convert_tokens_to_ids(self.symbols)
 
     def is_delimiter(self, place: int) -> bool:

@@ -23,17 +23,21 @@ from .utterances import LONGEST_UTTERANCE, UtteranceDecoder
 BLOCK_SECONDS = 20.0  # of a state that is carried
 CHUNK_SECONDS = 40.0  # of a chunk that counts
 CONTEXT_SECONDS = 5.0  # more on both sides: the overlap
-CHUNKS = 4  # in a batch
+CHUNKS = 4  # that a batch holds unless told otherwise
 
 
 def recording_logits(
-    model: Any, feature_extractor: Any, audio: str | os.PathLike | bytes | np.ndarray | Iterable[np.ndarray]
+    model: Any,
+    feature_extractor: Any,
+    audio: str | os.PathLike | bytes | np.ndarray | Iterable[np.ndarray],
+    batch_size: int = CHUNKS,
 ) -> Iterator[Tensor]:
     """Logits of a recording, in pieces of shape (frames, vocab_size), on the CPU.
 
     Args:
         model: a [`DeepSpeech2ForCTC`], or what `fold_batch_norm` or quantisation made of it.
         audio: path or bytes of a file, samples at the model's rate, or an iterable of pieces of them.
+        batch_size: chunks that go through a bidirectional model at once.
 
     Raises:
         AudioError: audio that cannot be read.
@@ -46,7 +50,7 @@ def recording_logits(
     if not model.deepspeech2.layers[0].is_folded:
         model = model.fold_batch_norm()
     if model.config.bidirectional or feature_extractor.normalization == "utterance":
-        yield from _chunked_logits(model, feature_extractor, audio)
+        yield from _chunked_logits(model, feature_extractor, audio, batch_size)
     else:
         yield from _carried_logits(model, feature_extractor, audio)
 
@@ -63,13 +67,13 @@ def _carried_logits(model: Any, feature_extractor: Any, pieces: Iterable[np.ndar
     yield logits[0].float().cpu()
 
 
-def _chunked_logits(model: Any, feature_extractor: Any, pieces: Iterable[np.ndarray]) -> Iterator[Tensor]:
+def _chunked_logits(model: Any, feature_extractor: Any, pieces: Iterable[np.ndarray], batch_size: int) -> Iterator[Tensor]:
     ratio, rate = model.config.inputs_to_logits_ratio, feature_extractor.sampling_rate
     size, context = (round(seconds * rate / ratio) for seconds in (CHUNK_SECONDS, CONTEXT_SECONDS))  # output frames
     batch: list[tuple[np.ndarray, slice]] = []
     for chunk in _overlapping(pieces, size * ratio, context * ratio):
         batch.append(chunk)
-        if len(batch) == CHUNKS:
+        if len(batch) == batch_size:
             yield from _batch_logits(model, feature_extractor, batch)
             batch = []
     if batch:
@@ -110,6 +114,7 @@ def transcribe(
     end_of_utterance: float = 0.8,
     longest_utterance: float = LONGEST_UTTERANCE,
     hotwords: dict[str, float] | None = None,
+    batch_size: int = CHUNKS,
 ) -> Iterator[Hypothesis]:
     """Transcribes a recording of any length, utterance by utterance, in bounded memory.
 
@@ -121,6 +126,7 @@ def transcribe(
         audio: path or bytes of a file, samples at the model's rate, or an iterable of pieces of them.
         decoder: a [`CTCBeamSearchDecoder`]; None: the best path.
         end_of_utterance, longest_utterance, hotwords: as of [`DeepSpeech2Stream`].
+        batch_size: chunks that go through a bidirectional model at once.
 
     Returns:
         Utterances with their words, times in seconds from the beginning of the recording.
@@ -136,7 +142,7 @@ def transcribe(
     )
 
     def heard() -> Iterator[Hypothesis]:  # settings are checked above, not when the first utterance is asked for
-        pieces = recording_logits(model, processor.feature_extractor, audio)
+        pieces = recording_logits(model, processor.feature_extractor, audio, batch_size)
         for logits in first_letters_after_pauses(pieces, processor.tokenizer, model.config):
             yield from utterances.feed(logits)
         yield from utterances.finish()

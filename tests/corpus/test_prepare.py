@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from modeling_deepspeech2 import DeepSpeech2FeatureExtractor, DeepSpeech2Processor
-from modeling_deepspeech2.cli.corpus import main
+from modeling_deepspeech2.cli.main import main
 from modeling_deepspeech2.corpus.clips import read_clips
 from modeling_deepspeech2.corpus.prepare import PreparationSettings, draw_splits, prepare
 from modeling_deepspeech2.data.sources import DataError, SpeechData, all_splits

@@ -12,7 +12,7 @@ import scipy.signal
 import soundfile
 import soxr
 
-from modeling_deepspeech2.cli.corpus import main
+from modeling_deepspeech2.cli.main import main
 from modeling_deepspeech2.corpus.report import text_report
 from modeling_deepspeech2.corpus.verify import CHECKS, measure_audio, source_rate, verify
 from modeling_deepspeech2.data.sources import Utterance
@@ -193,17 +193,17 @@ def test_command_line_reports_and_exit_codes(tmp_path, capsys):
     rows["train"][1]["speaker_id"] = "speaker <1>"
     path = written(tmp_path / "speech", rows)
     page = tmp_path / "reports" / "page.html"  # its folder is made
-    assert main(["verify", path, "--html", str(page), "--processes", "1"]) == 1
+    assert main(["verify", "--dataset", path, "--html", str(page), "--processes", "1"]) == 1
     printed = capsys.readouterr().out
     assert "SPOILS   test: 1 of 6 speakers" in printed and "shared_speakers" in printed
     html = page.read_text()
     assert "speaker &lt;1&gt;" in html and html.count("<svg") == 7
     assert not re.search(r"<(?:link|script|img)|href=\"http|src=", html)
-    assert main(["verify", path, "--processes", "1", "--accept", "shared_speakers"]) == 0
+    assert main(["verify", "--dataset", path, "--processes", "1", "--accept", "shared_speakers"]) == 0
     capsys.readouterr()
-    assert main(["verify", str(tmp_path / "none"), "--processes", "1"]) == 2
+    assert main(["verify", "--dataset", str(tmp_path / "none"), "--processes", "1"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert main(["verify", path, "--time_stride", "0"]) == 2
+    assert main(["verify", "--dataset", path, "--time_stride", "0"]) == 2
     assert "time_stride must be at least 1" in capsys.readouterr().err
 
 

@@ -1,0 +1,81 @@
+"""Options that several commands share: one idea has one spelling everywhere."""
+
+import argparse
+import os
+from pathlib import Path
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="folder of a model, or its name on the Hub")
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Where and how a model computes."""
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (%(default)s)"
+    )
+
+
+def add_decoder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lm",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="auto: use the decoder and language model in the model's folder if there are any; on: insist on them; off: "
+        "take the best path (%(default)s)",
+    )
+
+
+def add_pause(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pause", type=float, default=0.8, metavar="SECONDS", help="silence that ends an utterance (%(default)s)"
+    )
+
+
+def add_dataset(parser: argparse.ArgumentParser, help_of_splits: str, is_required: bool = True) -> None:
+    parser.add_argument(
+        "--dataset",
+        required=is_required,
+        help="a data set's name on the Hub, or a folder: parquet shards, audio with metadata.csv, or manifests",
+    )
+    parser.add_argument("--split", nargs="+", default=[], metavar="SPLIT", help=help_of_splits)
+
+
+def add_columns(parser: argparse.ArgumentParser, *names: str) -> None:
+    """The names of a data set's columns, such as --text_column."""
+    for name in names:
+        default = "speaker_id" if name == "speaker" else name
+        parser.add_argument(f"--{name}_column", default=default, metavar="NAME", help="(%(default)s)")
+
+
+def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--output", required=True, type=Path, help=what)
+
+
+def add_shares(parser: argparse.ArgumentParser, validation: float, test: float, megabytes: int) -> None:
+    """How a new data set is split and stored."""
+    parser.add_argument(
+        "--validation_share",
+        type=float,
+        default=validation,
+        metavar="SHARE",
+        help="share of the speech drawn for validation if the source has no splits (%(default)s)",
+    )
+    parser.add_argument(
+        "--test_share", type=float, default=test, metavar="SHARE", help="the same for the test split (%(default)s)"
+    )
+    parser.add_argument(
+        "--shard_megabytes", type=int, default=megabytes, metavar="MB", help="size of a parquet file (%(default)s)"
+    )
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--processes", type=int, default=available_cores(), metavar="N", help="processes that work in parallel (%(default)s)"
+    )

@@ -1,0 +1,27 @@
+"""Makes a trained model wider without changing what it computes, to train on (Net2Net, arXiv 1511.05641)."""
+
+import argparse
+
+from .options import add_model, add_output
+
+
+EPILOG = """example:
+  deepspeech2 widen --model runs/small --hidden_size 384 --output runs/wide"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--hidden_size", required=True, type=int, metavar="UNITS", help="of the wider model")
+    add_output(parser, "folder for the wider model")
+
+
+def run(settings: argparse.Namespace) -> int:
+    from ..modeling_deepspeech2 import DeepSpeech2ForCTC
+    from ..processing_deepspeech2 import DeepSpeech2Processor
+    from ..training.widening import widen
+
+    wide = widen(DeepSpeech2ForCTC.from_pretrained(settings.model), settings.hidden_size)
+    wide.save_pretrained(settings.output)
+    DeepSpeech2Processor.from_pretrained(settings.model).save_pretrained(settings.output)
+    print(f"The model with {settings.hidden_size} units is in {settings.output}.")
+    return 0
