@@ -170,9 +170,7 @@ def test_every_command_shows_an_example(capsys, name):
 def test_a_mistake_is_a_sentence_and_debug_shows_where(capsys, tmp_path):
     arguments = ["publish", "--model", tmp_path, "--output", tmp_path / "new"]
     status, _, err = run(capsys, *arguments)
-    assert (
-        status == 2 and err.startswith("deepspeech2 publish: --model: there is no") and err.count("\n") == 1
-    )
+    assert status == 2 and err.startswith("deepspeech2 publish: --model: there is no") and err.count("\n") == 1
     with pytest.raises(UserError):
         main([*map(str, arguments), "--debug"])
 
@@ -210,9 +208,8 @@ def test_evaluate(capsys, tiny_model_folder, clips, tmp_path):
         rows.append(json.dumps({"audio": str(tmp_path / f"{clip.name}.wav"), "text": clip.text}))
     (tmp_path / "speech").mkdir()
     (tmp_path / "speech" / "test.jsonl").write_text("\n".join(rows) + "\n")
-    status, out, _ = run(
-        capsys, "evaluate", "--model", tiny_model_folder, "--dataset", tmp_path / "speech", "--output", tmp_path / "rates.json"
-    )
+    data = ["--dataset", tmp_path / "speech", "--output", tmp_path / "rates.json"]
+    status, out, _ = run(capsys, "evaluate", "--model", tiny_model_folder, *data)
     assert status == 0 and out.startswith("test: WER ")
     (found,) = json.loads((tmp_path / "rates.json").read_text()).values()
     assert f"WER {found['wer']:.2%}" in out and len(found["transcripts"]) == 2
