@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .audio import read_audio
     from .configuration_deepspeech2 import DeepSpeech2Config
-    from .decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder, Hypothesis, Span
+    from .decoding_deepspeech2 import CTCBeamSearchDecoder
+    from .errors import UserError
     from .feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
+    from .greedy_decoder import GreedyDecoder
+    from .hypotheses import Hypothesis, Span
     from .modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Model
     from .pipeline_deepspeech2 import DeepSpeech2Pipeline
     from .processing_deepspeech2 import DeepSpeech2Processor
@@ -30,10 +33,11 @@ _MODULES = {  # public name -> the module that holds it, imported when the name 
     "DeepSpeech2Pipeline": "pipeline_deepspeech2",
     "DeepSpeech2Processor": "processing_deepspeech2",
     "DeepSpeech2Stream": "transcription.streaming",
-    "GreedyDecoder": "decoding_deepspeech2",
-    "Hypothesis": "decoding_deepspeech2",
-    "Span": "decoding_deepspeech2",
+    "GreedyDecoder": "greedy_decoder",
+    "Hypothesis": "hypotheses",
+    "Span": "hypotheses",
     "StreamingModel": "transcription.streaming",
+    "UserError": "errors",
     "align": "transcription.alignment",
     "feed_streams": "transcription.streaming",
     "read_audio": "audio",
@@ -54,6 +58,7 @@ __all__ = [
     "Hypothesis",
     "Span",
     "StreamingModel",
+    "UserError",
     "align",
     "feed_streams",
     "read_audio",
@@ -71,6 +76,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULES})
+
+
+class _TaskWithoutCode(dict):
+    """The `custom_pipelines` of a published config.json where this package is imported.
+
+    For `pipeline(model=…)` it names the task; but no entry is found in it, for which `pipeline` would ask for
+    `trust_remote_code`: the same pipeline is registered here.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        return False
 
 
 def register() -> None:
@@ -107,10 +123,10 @@ def register() -> None:
             is_ours = model.config.model_type == DeepSpeech2Config.model_type
             return (DeepSpeech2Pipeline if is_ours else AutomaticSpeechRecognitionPipeline)(model, *args, **kwargs)
 
-    PIPELINE_REGISTRY.supported_tasks["automatic-speech-recognition"]["impl"] = _SpeechRecognitionPipeline
-    # A published config.json names the pipeline of its repository, for those who have not installed this package. With
-    # that entry in sight `pipeline` would ask for trust_remote_code; with this package imported, it is not needed.
-    DeepSpeech2Config.custom_pipelines = property(lambda config: {}, lambda config, value: None)
+    task = "automatic-speech-recognition"
+    PIPELINE_REGISTRY.supported_tasks[task]["impl"] = _SpeechRecognitionPipeline
+    # A property, so that the entry of a published config.json does not take its place.
+    DeepSpeech2Config.custom_pipelines = property(lambda config: _TaskWithoutCode({task: {}}), lambda config, value: None)
 
 
 if os.environ.get("DEEPSPEECH2_REGISTER") != "later":  # the command registers when it has something to do

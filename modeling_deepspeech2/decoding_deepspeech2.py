@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 from transformers import AutoTokenizer
+from transformers.utils import PushToHubMixin
 
 from .beam_search import Beam, BeamSearch
 from .decoder_settings import DECODER_CONFIG, SETTINGS, check_setting, read_config
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 LANGUAGE_MODEL = "language_model.safetensors"
 
 
-class CTCBeamSearchDecoder(BeamSearch):
+class CTCBeamSearchDecoder(PushToHubMixin, BeamSearch):
     """Prefix beam search for the labelling y with the best Q(y) = log p_ctc(y|x) + alpha · log p_lm(y) + beta · length(y).
 
     Length counts words, or characters where the language model is one of characters (Mandarin). p_lm includes the end of the
@@ -168,8 +169,11 @@ class CTCBeamSearchDecoder(BeamSearch):
             kept = self._hotwords = (dict(hotwords), automaton)
         return super().start(kept[1])
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `decoder_config.json` and the language model, if there is one, into the folder of a model."""
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+        """Writes `decoder_config.json` and the language model, if there is one, into the folder of a model.
+
+        `kwargs` are ignored: `push_to_hub` passes some that concern models alone.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {name: getattr(self, name) for name in SETTINGS}

@@ -12,6 +12,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import PaddingStrategy, TensorType
 
 from .errors import UserError
+from .remote_code import travels_with_code
 
 
 FLOOR = 1e-14  # added to the power before the logarithm, as in Baidu's code
@@ -19,6 +20,7 @@ FLOOR = 1e-14  # added to the power before the logarithm, as in Baidu's code
 NORMALIZATIONS = ("training_set", "utterance", "none")
 
 
+@travels_with_code
 class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
     r"""Log power spectrograms: 20 ms Hann window, 10 ms hop, 161 bins at 16 kHz.
 

@@ -31,6 +31,7 @@ from .folded_rnn import FoldedRNN
 from .hub_access import ARGUMENTS, HubAccess
 from .loading_checks import check_weights
 from .packed_frames import PackedFrames
+from .remote_code import travels_with_code
 
 
 logger = logging.get_logger(__name__)
@@ -154,6 +155,7 @@ class DeepSpeech2FullyConnectedLayer(nn.Module):
         return F.hardtanh(rows, 0.0, float(self.clip))
 
 
+@travels_with_code
 class DeepSpeech2PreTrainedModel(PreTrainedModel):
     config_class = DeepSpeech2Config
     base_model_prefix = "deepspeech2"

@@ -17,9 +17,13 @@ from .audio import AudioError, read_audio, to_mono
 from .decoding_deepspeech2 import CTCBeamSearchDecoder, check_alphabet, has_decoder
 from .first_letters import first_letters_after_pauses
 from .loading_checks import check_parts
-from .remote_code import write_remote_code
+from .remote_code import travels_with_code
 
 
+PUSH_ARGUMENTS = ("repo_id", "token", "private", "commit_message", "revision", "create_pr")
+
+
+@travels_with_code
 class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
     """`pipeline("automatic-speech-recognition", model=…)` for Deep Speech 2.
 
@@ -38,10 +42,12 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
 
     def __init__(self, model, *args, decoder: CTCBeamSearchDecoder | str | os.PathLike | None = "auto", **kwargs):
         # Before the parent looks at `hotwords` and `n_best`; the tokenizer is there only afterwards.
-        source, hub = decoder, {}
+        source, hub = decoder, getattr(model, "hub_access", {})
         if isinstance(decoder, str) and decoder == "auto":
-            source, hub = model.name_or_path, getattr(model, "hub_access", {})
+            source = model.name_or_path
             source = source if source and has_decoder(source, **hub) else None
+        elif source != model.name_or_path:  # another repository: the same token and cache, but no commit of this one
+            hub = {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
         self.decoder = source
         super().__init__(model, *args, **kwargs)
         if isinstance(source, (str, os.PathLike)):
@@ -49,11 +55,14 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         check_alphabet(self.decoder, self.model.config.vocab_size)
         check_parts(self.model.config, self.feature_extractor, self.tokenizer)
 
-    def save_pretrained(self, save_directory, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Writes model, tokenizer, feature extractor, decoder and code; with `push_to_hub` also as `repo_id` on the Hub."""
+        arguments = {name: kwargs.pop(name) for name in PUSH_ARGUMENTS if name in kwargs}
         super().save_pretrained(save_directory, **kwargs)
         if self.decoder is not None:
             self.decoder.save_pretrained(save_directory)
-        write_remote_code(Path(save_directory))
+        if push_to_hub:
+            self.push_to_hub(arguments.pop("repo_id", Path(save_directory).name), **arguments)
 
     def _sanitize_parameters(self, hotwords: dict[str, float] | None = None, n_best: int | None = None, **kwargs):
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)

@@ -5,7 +5,10 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
+from .remote_code import travels_with_code
 
+
+@travels_with_code
 class DeepSpeech2Processor(ProcessorMixin):
     """Wraps a [`DeepSpeech2FeatureExtractor`] and a [`DeepSpeech2CTCTokenizer`]."""
 

@@ -21,6 +21,7 @@ from typing import Any
 from transformers import AddedToken, Wav2Vec2CTCTokenizer
 
 from .errors import UserError
+from .remote_code import travels_with_code
 
 
 try:  # Only texts with digits need it, and only with numerals="spell".
@@ -215,6 +216,7 @@ def _pairs(word: str) -> list[str]:
     return [word[start : start + 2] for start in range(0, len(word), 2)]
 
 
+@travels_with_code
 class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
     """
     Character or bigram tokenizer for CTC, for English, Mandarin and any other alphabet (sections 3.6, bigrams, and

@@ -11,7 +11,9 @@ itself, weights and Parquet through Git LFS) and read it back (listings, downloa
 The clients read `HF_ENDPOINT` once, when they are imported, and cache what they download: each push and each load
 belongs in a process of its own, and a load proves something only with an `hf_home` the push did not use.
 
-What it does not do: it checks no token, hides no private repository, has no branches, tags, pull requests or history
+A private repository is there only for those who send the token `hf_dummy`.
+
+What it does not do: it checks no token of a public repository, has no branches, tags, pull requests or history
 (one revision per repository: `main`, or the id of its last commit), no Spaces, no Xet and no multipart uploads,
 adds no `.gitattributes`, and only looks for a metadata block in a README instead of validating it. A request that it
 does not know is answered 404 and, like all others, noted in `HubServer.requests`. There is no dataset viewer:
@@ -34,6 +36,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 USER = "tester"
+TOKEN = "hf_dummy"
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".parquet", ".arrow", ".onnx", ".npz", ".flac", ".wav", ".mp3")
 LFS_THRESHOLD = 10 * 2**20
 REPO = r"(?P<repo_id>[^/]+(?:/[^/]+)?)"
@@ -79,6 +82,7 @@ class Repo:
     repo_id: str
     files: dict[str, RepoFile] = field(default_factory=dict)
     commits: int = 0
+    private: bool = False
 
     @property
     def sha(self) -> str:
@@ -154,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def repo(self, kind: str, repo_id: str, revision: str = "") -> Repo:
         repo = self.hub.repos.get((kind or "model", repo_id))
-        if repo is None:
+        if repo is None or (repo.private and self.headers.get("Authorization") != f"Bearer {TOKEN}"):
             raise HubError(404, "Repository not found", "RepoNotFound")
         if revision not in ("", "main", repo.sha):
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
@@ -174,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
             raise HubError(400, f"the test hub has no {kind} repositories")
         with self.hub.lock:
             exists = (kind, repo_id) in self.hub.repos
-            self.hub.repos.setdefault((kind, repo_id), Repo(repo_id))
+            self.hub.repos.setdefault((kind, repo_id), Repo(repo_id, private=bool(request.get("private"))))
         # When the caller said `exist_ok`, the client takes the address from the 409 too.
         url = f"{self.hub.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
         self.reply({"url": url, "name": repo_id}, 409 if exists else 200)
@@ -193,7 +197,7 @@ class Handler(BaseHTTPRequestHandler):
         block = card.split("\n---", 1)[0] if card.startswith("---") else ""
         metadata = dict(re.findall(r"^(pipeline_tag|library_name): *(\S+) *$", block, re.MULTILINE))
         siblings = [{"rfilename": path} for path in sorted(repo.files)]
-        info = {"id": repo_id, "sha": repo.sha, "private": False, "gated": False, "tags": [], "siblings": siblings}
+        info = {"id": repo_id, "sha": repo.sha, "private": repo.private, "gated": False, "tags": [], "siblings": siblings}
         self.reply(info | metadata)
 
     @route("GET", rf"{API_REPO}/refs")
@@ -322,7 +326,7 @@ class HubServer:
         foreign = re.compile(r"(?i)(HF|HUGGINGFACE|HUGGING_FACE|TRANSFORMERS|DATASETS)_|(HTTPS?|ALL)_PROXY$")
         return {name: value for name, value in os.environ.items() if not foreign.match(name)} | {
             "HF_ENDPOINT": self.endpoint,
-            "HF_TOKEN": "hf_dummy",
+            "HF_TOKEN": TOKEN,
             "HF_HOME": str(hf_home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -20,7 +20,6 @@ def save_repository(folder: Path, model: DeepSpeech2ForCTC, processor: DeepSpeec
     """Writes model, processor and code into `folder`, ready for `pipeline` and for upload."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    write_remote_code(folder)
 
 
 def push_repository(folder: Path, hub_model_id: str, patterns_left_out: list[str]) -> str:
