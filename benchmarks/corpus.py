@@ -23,8 +23,8 @@ import pyarrow.parquet
 import soundfile
 
 from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Processor
+from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.corpus.build import BuildSettings, build, judge
-from modeling_deepspeech2.data.durations import read_waveform
 from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.transcription.alignment import align
 

@@ -18,7 +18,7 @@ import yaml
 from tqdm import tqdm
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
-from modeling_deepspeech2.data.durations import read_waveform
+from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.decoding_deepspeech2 import GreedyDecoder, has_decoder
 from modeling_deepspeech2.training.metrics import ErrorRates

@@ -1,234 +1,190 @@
-"""Any audio file -> mono waveform at the model's sampling rate.
+"""Any audio -> mono waveform at the model's sampling rate, all at once or, for hours of it, in blocks.
 
-In comes a path or the bytes of a file, read by soundfile (wav, flac, mp3, ogg and more) and, where that does not know the
-format, by the ffmpeg program if there is one; out go float32 samples, all at once or, for hours of audio, in blocks. What
-cannot be speech is refused with a reason.
+What holds the audio is opened by `audio_files`; what cannot be speech is refused with a reason.
 """
 
-import io
 import math
 import os
-import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from numbers import Real
 
 import numpy as np
-from transformers.pipelines.audio_utils import ffmpeg_read
-from transformers.utils import logging
 
-from .errors import UserError
+from .audio_files import HIGHEST_RATE, LOWEST_RATE, AudioHeader, AudioSource, name_of, open_audio
+from .waveform import AudioError, ChannelMixer, check_samples, mono
 
 
 try:
-    import soundfile
     import soxr
 except ImportError as error:
     raise ImportError("Reading audio files needs two packages: pip install soundfile soxr") from error
 
-logger = logging.get_logger(__name__)
-
-LOWEST_RATE = 1_000  # hertz; what is below holds no speech, and is most likely a rate in kilohertz
-
-# What libsndfile notes about a file that ends too early. Sizes near 2³¹ and 2³² stand in files that were written to a pipe,
-# whose length was not yet known.
-_DECLARED_BYTES = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")
-_UNKNOWN_BYTES = 0x7FFF_0000
-_LARGEST_OGG_PAGE = 65_307  # bytes
+BLOCK_SECONDS = 20.0  # that are decoded at a time, so that a small file that holds hours is noticed early
 
 
-class AudioError(UserError):
-    """Audio that cannot be used; the message names the file and the reason."""
-
-
-def read_audio(source: str | os.PathLike | bytes, sampling_rate: int, name: str | None = None) -> np.ndarray:
+def read_audio(
+    source: AudioSource,
+    sampling_rate: int,
+    name: str | None = None,
+    channel: int | None = None,
+    max_seconds: float = math.inf,
+) -> np.ndarray:
     """Reads a file, averages its channels and resamples it.
 
     Args:
-        source: path of the file, or its content.
+        source: path, URL, `-` for the standard input, bytes of a file, or an open binary file.
         sampling_rate: wanted samples a second, in hertz.
         name: what messages call the file; its path if not given.
+        channel: read this channel alone, counted from 0.
+        max_seconds: refuse what is longer, before it is decoded where the file says its length.
 
     Returns:
         float32 samples, shape (samples,).
 
     Raises:
-        AudioError: no known audio format, no samples, or samples that are not numbers.
+        AudioError: no known audio format, no samples, samples that no recording holds, or more than `max_seconds`.
         FileNotFoundError: there is no such file.
     """
-    if name is None:
-        name = "the audio bytes" if isinstance(source, bytes) else os.fspath(source)
-    if not isinstance(source, bytes) and not os.path.exists(source):
-        raise FileNotFoundError(f"There is no audio file {name}.")
-    try:
-        file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except soundfile.LibsndfileError as error:
-        return to_mono(_read_by_ffmpeg(source, sampling_rate, name, error), sampling_rate, sampling_rate, name)
-    with file:
-        try:
-            samples = file.read(dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"{name} is damaged or cut short ({error.error_string.strip()}).") from error
-        if len(samples) and _is_cut_short(file, len(samples), source):
-            logger.warning(
-                f"{name} is cut short: it ends before its format says, after {len(samples) / file.samplerate:.2f} s."
-            )
-        # Averaged here, where it is known which axis the channels are.
-        return to_mono(samples.mean(1), file.samplerate, sampling_rate, name)
+    name = name or name_of(source)
+    with open_audio(source, name) as file:
+        return _whole(file, sampling_rate, name, channel, max_seconds)
+
+
+def _whole(file, sampling_rate: int, name: str, channel: int | None = None, max_seconds: float = math.inf) -> np.ndarray:
+    samples = list(_mixed(file, BLOCK_SECONDS, name, channel, max_seconds))
+    return to_mono(np.concatenate(samples) if samples else np.zeros(0), file.header.rate, sampling_rate, name)
+
+
+def _mixed(
+    file, seconds: float, name: str, channel: int | None = None, max_seconds: float = math.inf, start: float = 0.0
+) -> Iterator[np.ndarray]:
+    """Blocks of a file, one channel of each, checked."""
+    header = file.header
+    if channel is not None and not 0 <= channel < header.channels:
+        raise AudioError(f"{name} has {header.channels} channels, of which {channel + 1} is none.")
+    too_long = AudioError(f"{name} lasts longer than {max_seconds:g} s, which is all that is taken here.")
+    if (header.seconds or 0.0) > max_seconds:
+        raise too_long
+    mixer = ChannelMixer(name, channel)
+    found = 0
+    for block in file.blocks(seconds, start):
+        found += len(block)
+        if found > max_seconds * header.rate:
+            raise too_long
+        check_samples(block, name)
+        yield mixer(block)
 
 
 def read_audio_blocks(
-    source: str | os.PathLike | bytes, sampling_rate: int, seconds: float, name: str | None = None
+    source: AudioSource, sampling_rate: int, seconds: float, name: str | None = None, channel: int | None = None
 ) -> Iterator[np.ndarray]:
     """`read_audio` for recordings of any length: pieces of about `seconds`, one after the other, in bounded memory.
 
     Raises:
-        AudioError, FileNotFoundError: as `read_audio`, as soon as it is known.
+        AudioError, FileNotFoundError: as `read_audio`, when the file is opened or read.
     """
-    if name is None:
-        name = "the audio bytes" if isinstance(source, bytes) else os.fspath(source)
-    if not isinstance(source, bytes) and not os.path.exists(source):
-        raise FileNotFoundError(f"There is no audio file {name}.")
-    try:
-        file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except soundfile.LibsndfileError as error:
-        yield from _read_blocks_by_ffmpeg(source, sampling_rate, seconds, name, error)
-        return
-    with file:
-        resampler = None
-        samples_read = samples_given = 0
-        while True:
-            try:
-                block = file.read(max(1, round(seconds * file.samplerate)), dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise AudioError(f"{name} is damaged or cut short ({error.error_string.strip()}).") from error
-            samples_read += len(block)
-            last = len(block) == 0
-            if samples_read == 0:
-                raise AudioError(f"{name} holds no samples.")
-            samples = block[:, 0] if last else to_mono(block.mean(1), file.samplerate, file.samplerate, name)
-            if file.samplerate != sampling_rate:
-                resampler = resampler or soxr.ResampleStream(file.samplerate, sampling_rate, 1, dtype="float32")
-                samples = resampler.resample_chunk(samples, last=last)
-            samples_given += len(samples)
+    name = name or name_of(source)
+    with open_audio(source, name) as file:
+        rate = file.header.rate
+        resampler = None if rate == sampling_rate else soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32")
+        has_samples = has_given = False
+        for samples in _mixed(file, seconds, name, channel):
+            has_samples = True
+            samples = resampler.resample_chunk(samples) if resampler else samples
             if len(samples):
+                has_given = True
                 yield samples
-            if last:
-                break
-        if samples_given == 0:
+        if not has_samples:
+            raise AudioError(f"{name} holds no samples.")
+        if resampler and len(rest := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
+            has_given = True
+            yield rest
+        if not has_given:
             raise AudioError(f"{name} is shorter than one sample at {sampling_rate} hertz.")
-        if _is_cut_short(file, samples_read, source):
-            logger.warning(
-                f"{name} is cut short: it ends before its format says, after {samples_read / file.samplerate:.2f} s."
-            )
+
+
+def read_waveform(audio: dict, sampling_rate: int, name: str) -> np.ndarray:
+    """The samples of an utterance of a data set, shape (samples,).
+
+    Args:
+        audio: {"bytes": …, "path": …}, one of them None; the path of a file on this machine, or a URL.
+
+    Raises:
+        AudioError: they cannot be read, or there is nothing to read.
+        OSError: there is no such file, or it may not be read.
+    """
+    with open_audio(_source(audio, name), name, streams=False) as file:
+        return _whole(file, sampling_rate, name)
+
+
+def read_header(audio: dict, name: str) -> AudioHeader:
+    """Rate, channels and seconds of an utterance of a data set, decoded where its header does not say how long it is.
+
+    Raises:
+        AudioError, OSError: as [`read_waveform`].
+    """
+    with open_audio(_source(audio, name), name, streams=False) as file:
+        header = file.header
+        if header.seconds is None:
+            header.seconds = sum(map(len, file.blocks(BLOCK_SECONDS))) / header.rate
+        return header
+
+
+def read_part(audio: dict, start: float, seconds: float, name: str) -> tuple[np.ndarray, int]:
+    """Samples of a part of a recording, at the file's own rate, and that rate in hertz.
+
+    Raises:
+        AudioError, OSError: as [`read_waveform`].
+    """
+    with open_audio(_source(audio, name), name, streams=False) as file:
+        rate = file.header.rate
+        wanted, pieces = round(seconds * rate), []
+        for block in _mixed(file, min(seconds, BLOCK_SECONDS), name, start=start):
+            pieces.append(block[: wanted - sum(map(len, pieces))])
+            if sum(map(len, pieces)) >= wanted:
+                break
+        return to_mono(np.concatenate(pieces) if pieces else np.zeros(0), rate, rate, name), rate
+
+
+def _source(audio: dict, name: str) -> AudioSource:
+    source = audio.get("bytes") if audio.get("bytes") is not None else audio.get("path")
+    if source is None:
+        raise AudioError(f"{name} has neither bytes nor a path.")
+    return source
+
+
+def audio_header(source: str | os.PathLike) -> AudioHeader | None:
+    """What a file says of itself, None where it is no file that can be read twice, or none that can be decoded."""
+    try:
+        with open_audio(source, name_of(source), streams=False) as file:
+            return file.header
+    except (AudioError, OSError):
+        return None
 
 
 def audio_seconds(path: str | os.PathLike) -> float | None:
-    """Length of a file as its header says, None where soundfile does not know the format or there is no such file."""
-    try:
-        header = soundfile.info(os.fspath(path))
-    except soundfile.LibsndfileError:
-        return None
-    return header.frames / header.samplerate
+    """Length of a file as its header says, None where it does not, or where there is no such file."""
+    header = audio_header(path)
+    return header and header.seconds
 
 
-def _is_cut_short(file: soundfile.SoundFile, samples_read: int, source: str | os.PathLike | bytes) -> bool:
-    if samples_read < file.frames:
-        return True
-    if file.format == "OGG":
-        return not _has_last_ogg_page(source)
-    sizes = [(int(declared), int(found)) for declared, found in _DECLARED_BYTES.findall(file.extra_info)]
-    return any(found < declared < _UNKNOWN_BYTES for declared, found in sizes)
-
-
-def _has_last_ogg_page(source: str | os.PathLike | bytes) -> bool:
-    """Whether the file's last page is whole and marked as the stream's end (RFC 3533, section 6).
-
-    libsndfile notes the same, but misses the mark in some whole files of one page.
-    """
-    if isinstance(source, bytes):
-        end = source[-_LARGEST_OGG_PAGE:]
-    else:
-        with open(source, "rb") as file:
-            file.seek(max(0, os.path.getsize(source) - _LARGEST_OGG_PAGE))
-            end = file.read()
-    page = end[max(0, end.rfind(b"OggS")) :]
-    header = 27 + page[26] if len(page) > 26 else 27
-    return len(page) >= header + sum(page[27:header]) and bool(page[5] & 4)
-
-
-def _need_ffmpeg(name: str, error: soundfile.LibsndfileError) -> None:
-    if shutil.which("ffmpeg") is None:
-        raise AudioError(
-            f"{name} is damaged, or in no audio format that soundfile knows ({error.error_string.strip().rstrip('.')}); "
-            "formats beyond wav, flac, mp3 and ogg need the ffmpeg program."
-        ) from error
-
-
-def _read_by_ffmpeg(
-    source: str | os.PathLike | bytes, sampling_rate: int, name: str, error: soundfile.LibsndfileError
-) -> np.ndarray:
-    _need_ffmpeg(name, error)
-    if not isinstance(source, bytes):
-        with open(source, "rb") as file:
-            source = file.read()
-    try:
-        return ffmpeg_read(source, sampling_rate)
-    except ValueError as ffmpeg_error:
-        raise AudioError(f"{name} is not audio: neither soundfile nor ffmpeg can read it.") from ffmpeg_error
-
-
-def _read_blocks_by_ffmpeg(
-    source: str | os.PathLike | bytes, sampling_rate: int, seconds: float, name: str, error: soundfile.LibsndfileError
-) -> Iterator[np.ndarray]:
-    if isinstance(source, bytes):  # they are in memory anyhow
-        yield to_mono(_read_by_ffmpeg(source, sampling_rate, name, error), sampling_rate, sampling_rate, name)
-        return
-    _need_ffmpeg(name, error)
-    command = ["ffmpeg", "-nostdin", "-v", "quiet", "-i", os.fspath(source), "-ac", "1", "-ar", str(sampling_rate)]
-    block_bytes = 4 * max(1, round(seconds * sampling_rate))
-    with subprocess.Popen([*command, "-f", "f32le", "-"], stdout=subprocess.PIPE) as process:
-        try:
-            found = False
-            while block := process.stdout.read(block_bytes):
-                found = True
-                yield to_mono(np.frombuffer(block[: len(block) // 4 * 4], "<f4"), sampling_rate, sampling_rate, name)
-        finally:
-            process.kill()  # for a reader that stops in the middle; a finished process is not hurt
-    if not found:
-        raise AudioError(f"{name} is not audio: neither soundfile nor ffmpeg can read it.") from error
-
-
-def to_mono(samples: np.ndarray, rate: int, sampling_rate: int, name: str = "the audio array") -> np.ndarray:
+def to_mono(samples: np.ndarray, rate: float, sampling_rate: int, name: str = "the audio array") -> np.ndarray:
     """Averages the channels of an array, resamples it, and refuses what holds no usable samples.
 
     Args:
-        samples: shape (samples,) or (channels, samples); the shorter of two axes is taken for the channels. Floating
-            point in [-1, 1], or integers of 16 or 32 bits, as they stand in wav files.
+        samples: as of [`mono`].
         rate, sampling_rate: samples a second before and after, in hertz.
 
     Raises:
-        AudioError: no samples, samples that are not such numbers, or a rate that cannot be one of speech.
+        AudioError: no samples, samples that no recording holds, or a rate that cannot be one of speech.
     """
     if not (isinstance(rate, Real) and LOWEST_RATE <= rate < math.inf):
         raise AudioError(f"The sampling rate of {name} must be at least {LOWEST_RATE} hertz, but is {rate!r}.")
-    samples = np.asarray(samples)
-    if samples.ndim not in (1, 2):
-        raise AudioError(f"{name} must have the shape (samples,) or (channels, samples), but has {samples.shape}.")
-    if samples.size == 0:
+    if rate > HIGHEST_RATE:
+        raise AudioError(f"The sampling rate of {name} must be at most {HIGHEST_RATE} hertz, but is {rate!r}.")
+    samples = mono(samples, name)
+    if len(samples) == 0:
         raise AudioError(f"{name} holds no samples.")
-    if samples.dtype.kind == "i" and samples.dtype.itemsize in (2, 4):
-        samples = samples / -np.iinfo(samples.dtype).min
-    elif samples.dtype.kind != "f":
-        raise AudioError(
-            f"{name} must hold floating point samples in [-1, 1] or integers of 16 or 32 bits, but holds {samples.dtype}."
-        )
-    samples = samples.astype(np.float32, copy=False)
-    if samples.ndim == 2:
-        samples = samples.mean(int(samples.shape[0] > samples.shape[1]))
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name} holds samples that are not finite numbers (NaN or infinity).")
     if rate != sampling_rate:
         samples = soxr.resample(samples, rate, sampling_rate)
     if len(samples) == 0:

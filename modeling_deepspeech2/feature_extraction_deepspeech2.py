@@ -13,6 +13,7 @@ from transformers.utils import PaddingStrategy, TensorType
 
 from .errors import UserError
 from .remote_code import travels_with_code
+from .waveform import mono as mono_array
 
 
 FLOOR = 1e-14  # added to the power before the logarithm, as in Baidu's code
@@ -151,8 +152,8 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
         """Turns one waveform or a list of waveforms into padded features.
 
         Args:
-            raw_speech: floating point samples in [-1, 1]: an array of shape (samples,), or (channels, samples), which is
-                averaged, or a list of such arrays.
+            raw_speech: floating point samples in [-1, 1], or integers of 16 or 32 bits: an array of shape (samples,), or
+                (channels, samples), which is averaged, or a list of such arrays.
             sampling_rate: of the waveforms, in hertz; give it, so that a wrong one is noticed.
             padding, max_length, truncation, pad_to_multiple_of, return_attention_mask, return_tensors: as in
                 [`SequenceFeatureExtractor.pad`], in frames.
@@ -161,8 +162,8 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
             `input_features` of shape (batch, frames, bins) and `attention_mask` of shape (batch, frames).
 
         Raises:
-            ValueError: another sampling rate than the model's, samples that are not floating point numbers, more than two
-                axes, or no waveform at all.
+            ValueError: another sampling rate than the model's, samples of another kind, or that no recording holds (NaN,
+                infinity, far beyond full scale), more than two axes, or no waveform at all.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(
@@ -193,20 +194,6 @@ def _as_list(raw_speech: np.ndarray | torch.Tensor | list) -> list:
 
 
 def mono(waveform: np.ndarray | torch.Tensor | list[float]) -> torch.Tensor:
-    """Averages the channels of a waveform, the shorter of two axes, and checks its samples."""
-    samples = np.asarray(waveform)
-    if samples.size and samples.dtype.kind != "f":
-        raise ValueError(f"A waveform holds floating point samples in [-1, 1], but this one holds {samples.dtype}.")
-    # Copied, because torch takes no reversed, byte-swapped or read-only arrays.
-    waveform = torch.from_numpy(np.array(samples, dtype=np.float32))
-    if waveform.numel() == 0:
-        return waveform.reshape(-1)
-    if waveform.ndim == 2:
-        waveform = waveform.mean(int(waveform.shape[0] > waveform.shape[1]))
-    if waveform.ndim != 1:
-        raise ValueError(
-            f"A waveform has the shape (samples,) or (channels, samples), but this one has {tuple(waveform.shape)}."
-        )
-    if not torch.isfinite(waveform).all():
-        raise ValueError("The waveform holds samples that are not finite numbers (NaN or infinity).")
-    return waveform
+    """Averages the channels of a waveform, the shorter of two axes, and checks its samples; see `waveform.mono`."""
+    # Copied, because torch takes no reversed or read-only arrays.
+    return torch.from_numpy(np.array(mono_array(np.asarray(waveform), "The waveform")))

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 import soxr
 
-from modeling_deepspeech2.audio import AudioError, _has_last_ogg_page, read_audio, to_mono
+from modeling_deepspeech2.audio import AudioError, read_audio, to_mono
+from modeling_deepspeech2.audio_files import has_last_ogg_page
 
 
 RATE = 16_000
@@ -192,8 +193,8 @@ def test_whole_short_ogg_files_raise_no_alarm(tmp_path, caplog, monkeypatch, mil
     assert not caplog.records
     last = content.rfind(b"OggS")
     assert content[last + 5] & 4
-    assert not _has_last_ogg_page(content[: last + 5] + b"\0" + content[last + 6 :])
-    assert not _has_last_ogg_page(content[:-1]) and not _has_last_ogg_page(content[:last]) and not _has_last_ogg_page(b"")
+    for broken in (content[: last + 5] + b"\0" + content[last + 6 :], content[:-1], content[:last], b""):
+        assert not has_last_ogg_page(io.BytesIO(broken))
 
 
 def test_wav_from_a_pipe(clips, caplog, monkeypatch):
@@ -206,7 +207,7 @@ def test_wav_from_a_pipe(clips, caplog, monkeypatch):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("content", [b"", b"These are words, not sounds.\n" * 100, bytes(10_000)])
+@pytest.mark.parametrize("content", [b"These are words, not sounds.\n" * 100, bytes(10_000)])
 def test_not_audio(tmp_path, monkeypatch, content):
     """No file of sound: one sentence with the file's name and the formats; here as on a machine without ffmpeg."""
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -217,6 +218,13 @@ def test_not_audio(tmp_path, monkeypatch, content):
     assert "\n" not in str(caught.value)
     with pytest.raises(AudioError, match="from the data set"):
         read_audio(content, RATE, name="from the data set")
+
+
+def test_empty_file(tmp_path):
+    """No byte at all has its own sentence: an upload or a copy that failed."""
+    (tmp_path / "empty.wav").touch()
+    with pytest.raises(AudioError, match="empty.wav is empty"):
+        read_audio(tmp_path / "empty.wav", RATE)
 
 
 def test_missing_file(tmp_path):

@@ -206,7 +206,8 @@ def test_return_tensors(plain, clips):
         (lambda f: f(np.array([0.0, np.nan])), "not finite"),
         (lambda f: f(np.array([0.0, np.inf])), "not finite"),
         (lambda f: f(np.zeros((2, 2, 80))), r"shape \(samples,\).*\(2, 2, 80\)"),
-        (lambda f: f(np.zeros(800, np.int16)), "floating point.*int16"),
+        (lambda f: f(np.zeros(800, np.uint8)), "floating point.*uint8"),
+        (lambda f: f(np.array([0.0, 1e25])), "far beyond full scale"),
         (lambda f: f([]), "no waveform"),
         (lambda f: DeepSpeech2FeatureExtractor()(np.zeros(800)), r"fit\(waveforms\)"),
         (lambda f: f.fit([]), "at least one utterance"),
@@ -221,3 +222,13 @@ def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call(DeepSpeech2FeatureExtractor(normalization="none"))
     assert "\n" not in str(caught.value)
+
+
+def test_integers_mean_the_same_as_in_files():
+    """Microphones give 16 bits, and so may a caller of the extractor or of a stream."""
+    samples = (np.sin(np.arange(8_000) * 0.3) * 20_000).astype(np.int16)
+    extractor = DeepSpeech2FeatureExtractor(normalization="utterance")
+    assert torch.equal(
+        extractor(samples, return_tensors="pt").input_features,
+        extractor(samples / np.float32(32_768), return_tensors="pt").input_features,
+    )

@@ -12,7 +12,7 @@ from benchmarks.findings.__main__ import LOG, main
 from benchmarks.findings.report import power_law, verdict, write_report
 from benchmarks.findings.runs import append, key, make_noisy, missing, read_log
 from benchmarks.findings.variants import FINDINGS, MANDARIN_TEST, NOISY, TEST, WITH_LM, Claim
-from modeling_deepspeech2.data.durations import read_waveform
+from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.training.arguments import parse_arguments
 

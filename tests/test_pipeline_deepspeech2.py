@@ -366,7 +366,7 @@ def test_eight_channels_and_one_are_the_same(recognizer, tmp_path, clips):
     "audio, error, message",
     [
         (b"These are words, not sounds.", ValueError, "the audio bytes .*no audio format"),
-        (b"", ValueError, "the audio bytes .*no audio format"),
+        (b"", ValueError, "the audio bytes .*empty"),
         ("no/such/speech.wav", FileNotFoundError, "There is no audio file no/such/speech.wav"),
         ({"bytes": None, "path": "no/such/speech.wav"}, FileNotFoundError, "no/such/speech.wav"),
         ({"bytes": b"words", "path": "words.ogg"}, ValueError, "words.ogg .*no audio format"),

@@ -14,9 +14,9 @@ import soundfile
 from accelerate import Accelerator
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
+from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.corpus.shards import write_shards
 from modeling_deepspeech2.data.augmentation import Augmentation
-from modeling_deepspeech2.data.durations import read_waveform
 from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.training.evaluation import evaluate
 

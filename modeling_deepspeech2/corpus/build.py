@@ -25,8 +25,7 @@ import soundfile
 from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
-from ..audio import AudioError
-from ..data.durations import read_waveform
+from ..audio import AudioError, read_waveform
 from ..data.processes import map_in_processes
 from ..data.sources import DataError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC

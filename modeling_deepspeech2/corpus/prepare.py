@@ -18,7 +18,7 @@ import pandas
 import soundfile
 from tqdm.auto import tqdm
 
-from ..audio import AudioError, read_audio
+from ..audio import AudioError, read_header, read_part, read_waveform
 from ..data.sources import DataError, SpeechData
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from ..processing_deepspeech2 import DeepSpeech2Processor
@@ -33,6 +33,7 @@ STATISTICS_UTTERANCES = 2_000
 # With so many speakers (recordings) or more, drawn splits share none of them; with fewer, they share no sentence.
 ENOUGH_SPEAKERS = 20
 CUT_FORMAT = "FLAC"
+RATE = 16_000  # hertz, of what only ffmpeg can read
 
 
 @dataclass
@@ -157,10 +158,7 @@ def measure_clip(clip) -> tuple[float, str]:
     if not clip.text.strip():
         return 0.0, "The transcript is empty."
     try:
-        try:
-            whole = soundfile.info(clip.path).duration
-        except soundfile.LibsndfileError:
-            whole = len(read_audio(clip.path, 16_000)) / 16_000  # by ffmpeg, or it says why not
+        whole = read_header({"path": clip.path}, clip.path).seconds
     except (AudioError, OSError) as error:
         return 0.0, str(error)
     if clip.start is None or np.isnan(clip.start):
@@ -173,22 +171,13 @@ def measure_clip(clip) -> tuple[float, str]:
 
 def encode_clip(clip) -> tuple[bytes, str]:
     """Content and suffix of a file with the clip alone: as it stands where soundfile reads it, else as FLAC."""
-    path = Path(clip.path)
-    is_part = clip.start is not None and not np.isnan(clip.start)
-    try:
-        with soundfile.SoundFile(path) as file:
-            if not is_part:
-                return path.read_bytes(), path.suffix
-            file.seek(round(clip.start * file.samplerate))
-            samples, rate = (
-                file.read(round(clip.seconds * file.samplerate), dtype="float32", always_2d=True),
-                file.samplerate,
-            )
-            samples = samples.mean(1)
-    except soundfile.LibsndfileError:
-        samples, rate = read_audio(path, 16_000), 16_000
-        if is_part:
-            samples = samples[round(clip.start * rate) :][: round(clip.seconds * rate)]
+    audio = {"path": clip.path}
+    if clip.start is not None and not np.isnan(clip.start):
+        samples, rate = read_part(audio, clip.start, clip.seconds, clip.path)
+    elif read_header(audio, clip.path).decoder == "soundfile":
+        return Path(clip.path).read_bytes(), Path(clip.path).suffix
+    else:
+        samples, rate = read_waveform(audio, RATE, clip.path), RATE
     content = io.BytesIO()
     soundfile.write(content, samples, rate, format=CUT_FORMAT)
     return content.getvalue(), f".{CUT_FORMAT.lower()}"

@@ -5,7 +5,6 @@ audio is read once, as a stream, in several processes; what stays in memory is a
 findings are shown is the concern of `verify_report`.
 """
 
-import io
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -14,11 +13,9 @@ from hashlib import blake2b
 
 import numpy as np
 import pandas
-import soundfile
 from tqdm.auto import tqdm
 
-from ..audio import AudioError
-from ..data.durations import read_waveform
+from ..audio import AudioError, read_header, read_waveform
 from ..data.processes import map_in_processes
 from ..data.sources import DataError, Source, Utterance, as_text, open_source
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
@@ -106,21 +103,14 @@ def measure_audio(utterance: Utterance, sampling_rate: int = 16_000) -> AudioMea
     """Reads and measures one utterance; what cannot be read says why in `error`."""
     try:
         waveform = read_waveform(utterance.audio, sampling_rate, utterance.name)
+        header = read_header(utterance.audio, utterance.name)
     except (AudioError, OSError) as error:
         return AudioMeasurements(error=str(error))
-    rate, channels = sampling_rate, 1
-    try:
-        header = soundfile.info(
-            io.BytesIO(utterance.audio["bytes"]) if utterance.audio["bytes"] else utterance.audio["path"]
-        )
-        rate, channels = header.samplerate, header.channels
-    except soundfile.LibsndfileError:
-        pass  # read by ffmpeg, which resamples at once
     samples = np.round(waveform * 32_767).astype("<i2")
     found = AudioMeasurements(
         seconds=len(waveform) / sampling_rate,
-        sampling_rate=rate,
-        channels=channels,
+        sampling_rate=header.rate,
+        channels=header.channels,
         peak=float(np.abs(waveform).max()),
         clipped=float((np.abs(waveform) >= FULL_SCALE).mean()),
         recording=_hash(samples.tobytes()),

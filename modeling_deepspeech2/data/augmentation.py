@@ -14,7 +14,8 @@ import soundfile
 import soxr
 import torch
 
-from .durations import duration_of, read_waveform, size_of
+from ..audio import read_waveform
+from .durations import duration_of, size_of
 from .sources import DataError, open_source
 
 

@@ -4,7 +4,6 @@ In comes a stream of rows for each shard, out goes a table of 24 bytes an uttera
 data set has one, else from the audio, once: the table is kept in the cache of `datasets`.
 """
 
-import io
 import tempfile
 import zlib
 from collections.abc import Iterable
@@ -12,16 +11,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import datasets
-import fsspec
 import numpy as np
-import soundfile
 from tqdm.auto import tqdm
 
-from ..audio import AudioError, read_audio
+from ..audio import AudioError, read_header
 
 
 FORMAT = 2  # of the table in the cache
-DECODED_RATE = 16_000  # hertz, where a length can only be told by decoding
 OVERHEAD = 1_000  # bytes of an utterance beside its audio: name, transcript, objects
 
 
@@ -89,16 +85,9 @@ def measure_durations(rows_of_shards: Iterable[Iterable[tuple]], bar: tqdm) -> D
 
 
 def duration_of(audio: dict) -> float:
-    """Seconds, by the file's header, or by decoding a kind that soundfile does not know; 0 where it cannot be read."""
+    """Seconds, by the file's header, or by decoding where it says none; 0 where it cannot be read."""
     try:
-        if audio.get("bytes") is not None:
-            return soundfile.info(io.BytesIO(audio["bytes"])).duration
-        with fsspec.open(audio["path"]) as file:  # on this machine or on the Hub
-            return soundfile.info(file).duration
-    except (soundfile.LibsndfileError, OSError, TypeError, KeyError):
-        pass
-    try:
-        return len(read_waveform(audio, DECODED_RATE, "")) / DECODED_RATE
+        return read_header(audio, "").seconds or 0.0
     except (AudioError, OSError):
         return 0.0  # the collator will name it
 
@@ -106,22 +95,6 @@ def duration_of(audio: dict) -> float:
 def size_of(audio: dict) -> int:
     """Bytes that an utterance takes in memory while it waits to be decoded."""
     return OVERHEAD + len(audio.get("bytes") or b"")
-
-
-def read_waveform(audio: dict, sampling_rate: int, name: str) -> np.ndarray:
-    """The samples, shape (samples,), of {"bytes": …, "path": …}, the path on this machine or on the Hub.
-
-    Raises:
-        AudioError: they cannot be read, or there is nothing to read.
-        OSError: there is no such file, or no connection.
-    """
-    source = audio["bytes"] if audio.get("bytes") is not None else audio.get("path")
-    if source is None:
-        raise AudioError(f"{name} has neither bytes nor a path.")
-    if isinstance(source, str) and "://" in source:
-        with fsspec.open(source) as file:
-            source = file.read()
-    return read_audio(source, sampling_rate, name=name)
 
 
 def cache_file(fingerprint: str) -> Path:

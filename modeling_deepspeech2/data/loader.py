@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..audio import AudioError
+from ..audio import AudioError, read_waveform
 from ..configuration_deepspeech2 import DeepSpeech2Config
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from .augmentation import Augmentation
 from .batching import EpochPlan
-from .durations import read_waveform
 from .sources import DataError, SpeechData, Utterance
 
 

@@ -16,7 +16,7 @@ from datasets import IterableDataset, get_dataset_config_names, get_dataset_spli
 from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
-from ..audio import AudioError
+from ..audio import AudioError, read_waveform
 from ..errors import UserError
 from .durations import (
     DurationIndex,
@@ -24,7 +24,6 @@ from .durations import (
     duration_of,
     load_durations,
     measure_durations,
-    read_waveform,
     save_durations,
     size_of,
 )

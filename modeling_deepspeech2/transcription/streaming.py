@@ -309,11 +309,13 @@ def feed_streams(streams: list[DeepSpeech2Stream], pieces: list[np.ndarray | Ten
         For each stream the utterances that ended.
 
     Raises:
-        ValueError: a stream that is finished, a piece that is no audio, another number of pieces than of streams; no stream
-            has moved on then.
+        ValueError: a stream that is finished or comes twice, a piece that is no audio, another number of pieces than of
+            streams; no stream has moved on then.
     """
     if len(streams) != len(pieces):
         raise ValueError(f"pieces: found {len(pieces)}, expected one for each of the {len(streams)} streams.")
+    if len({id(stream) for stream in streams}) < len(streams):
+        raise ValueError("streams: found the same stream twice; join its pieces, or feed them one after the other.")
     for stream in streams:
         stream._check()
     samples = [mono(piece) for piece in pieces]

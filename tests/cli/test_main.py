@@ -4,7 +4,6 @@ import io
 import json
 import os
 import pty
-import shutil
 import subprocess
 import sys
 import threading
@@ -75,11 +74,7 @@ def test_a_bad_file_does_not_stop_the_rest(capsys, tiny_model_folder, files, tmp
         capsys, "transcribe", *given, "--model", tiny_model_folder, "--format", "srt", "--output", tmp_path / "out"
     )
     assert status == 1 and out == ""
-    assert (
-        ("bad.wav is not audio" if shutil.which("ffmpeg") else "bad.wav is damaged") in err
-        and "no audio file" in err
-        and "nan.wav holds samples" in err
-    )
+    assert "bad.wav is damaged" in err and "no audio file" in err and "nan.wav holds samples" in err
     assert "3 of 5 files could not be transcribed" in err
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == sorted(f"{Path(file).stem}.srt" for file in files[:2])

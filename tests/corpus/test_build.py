@@ -146,8 +146,7 @@ def test_every_reject_is_named_with_its_reason(recordings, tiny_model_folder, tm
     os.link(recordings / "one.flac", recordings / "latin.flac")
     build(str(recordings), [], tmp_path / "speech", settings(tiny_model_folder), show_progress=False)
     table = pandas.read_csv(tmp_path / "speech" / "rejected.csv").set_index("source")
-    message = "is not audio" if shutil.which("ffmpeg") else "damaged, or in no audio format"
-    assert message in table.loc["broken.wav", "reason"]
+    assert "damaged, or in no audio format" in table.loc["broken.wav", "reason"]
     assert table.loc["empty.flac", "reason"] == "The transcript is empty."
     assert "too long for it" in table.loc["long.flac", "reason"]
     assert "no transcript beside it" in table.loc["alone.flac", "reason"]

@@ -9,8 +9,9 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer, pipeline
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
+from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.cli.main import main
-from modeling_deepspeech2.data.sources import SpeechData, read_waveform
+from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.language_models.estimation import build
 from modeling_deepspeech2.language_models.tuning import finer, first_round, tune
 from modeling_deepspeech2.training.evaluation import evaluate

@@ -143,8 +143,10 @@ def test_streams_of_one_batch_do_not_mix(clips, processor, make_tiny_model):
 def test_samples_are_checked_as_offline(processor):
     """What the feature extractor refuses in a file, it refuses in a stream; channels are averaged."""
     features = StreamingFeatures(processor.feature_extractor)
-    with pytest.raises(ValueError, match="holds int16"):
-        features(np.zeros(1_600, dtype=np.int16))
+    with pytest.raises(ValueError, match="holds uint8"):
+        features(np.zeros(1_600, dtype=np.uint8))
+    with pytest.raises(ValueError, match="far beyond full scale"):
+        features(np.full(1_600, 1e25))
     with pytest.raises(ValueError, match="not finite"):
         features(np.full(1_600, np.nan, dtype=np.float32))
     samples = np.random.default_rng(0).standard_normal(1_600).astype(np.float32)
@@ -241,6 +243,8 @@ def test_a_bad_piece_moves_no_stream(processor, live_model, clips):
     streams = [DeepSpeech2Stream(live_model, processor) for _ in range(2)]
     piece = clips[0].waveform[:8_000]
     feed_streams(streams, [piece, piece])
+    with pytest.raises(ValueError, match="the same stream twice"):
+        feed_streams([streams[0], streams[0]], [piece, piece])
     seen = [stream.features.kept.clone() for stream in streams]
     with pytest.raises(ValueError, match="NaN"):
         feed_streams(streams, [piece, np.full(100, np.nan, np.float32)])

@@ -1,0 +1,101 @@
+"""Samples of any kind -> mono float32 samples that can be speech, or the reason why they cannot.
+
+Files, arrays and microphones all pass through here, so that one array means the same everywhere.
+"""
+
+import numpy as np
+from transformers.utils import logging
+
+from .errors import UserError
+
+
+logger = logging.get_logger(__name__)
+
+# Floating-point audio lies in [-1, 1], and some decoders overshoot; forty decibels more are another unit or a broken filter.
+LARGEST_SAMPLE = 100.0
+# An average this far below its channels means that they cancel each other, as inverted copies do.
+CANCELLED_POWER = 0.01
+
+
+class AudioError(UserError):
+    """Audio that cannot be used; the message names the file and the reason."""
+
+
+def mono(samples: np.ndarray, name: str = "the audio array") -> np.ndarray:
+    """Averages the channels of an array and checks its samples.
+
+    Args:
+        samples: shape (samples,) or (channels, samples); the shorter of two axes is taken for the channels. Floating
+            point in [-1, 1], or integers of 16 or 32 bits, as wav files hold them.
+        name: what messages call it.
+
+    Returns:
+        float32 samples, shape (samples,); none where there are none.
+
+    Raises:
+        AudioError: another shape or type, or samples that no recording holds (NaN, infinity, or far beyond full scale).
+    """
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2):
+        raise AudioError(f"{name} must have the shape (samples,) or (channels, samples), but has {samples.shape}.")
+    if samples.size == 0:
+        return np.zeros(0, np.float32)
+    if samples.dtype.kind == "i" and samples.dtype.itemsize in (2, 4):
+        samples = samples / -np.iinfo(samples.dtype).min
+    elif samples.dtype.kind != "f":
+        raise AudioError(
+            f"{name} must hold floating point samples in [-1, 1] or integers of 16 or 32 bits, but holds {samples.dtype}."
+        )
+    check_samples(samples, name)
+    samples = samples.astype(np.float32, copy=False)
+    if samples.ndim == 1:
+        return samples
+    return ChannelMixer(name)(samples if samples.shape[0] > samples.shape[1] else samples.T)
+
+
+def check_samples(samples: np.ndarray, name: str) -> None:
+    """Refuses what no recording holds; one such sample would spoil the whole transcript.
+
+    Raises:
+        AudioError: NaN, infinity, or amplitudes beyond `LARGEST_SAMPLE`.
+    """
+    largest = float(np.abs(samples).max(initial=0.0))
+    if not np.isfinite(largest):
+        raise AudioError(f"{name} holds samples that are not finite numbers (NaN or infinity).")
+    if largest > LARGEST_SAMPLE:
+        raise AudioError(
+            f"{name} holds samples of up to {largest:.3g}, far beyond full scale, which is 1: it is damaged, or holds "
+            f"integers as floating point numbers, which must be divided by their full scale first."
+        )
+
+
+class ChannelMixer:
+    """Averages the channels of a recording that comes block by block.
+
+    Where the channels cancel each other (inverted copies, as a wrongly wired cable makes), the average would be silence:
+    from there on the louder channel is taken, and a warning says so.
+
+    Args:
+        name: what messages call the recording.
+        channel: take this one alone, counted from 0.
+    """
+
+    def __init__(self, name: str, channel: int | None = None):
+        self.name, self.channel = name, channel
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        """(samples, channels) -> (samples,)"""
+        if self.channel is not None:
+            return block[:, self.channel]
+        mean = block.mean(1)
+        if block.shape[1] == 1:
+            return mean
+        powers = np.square(block, dtype=np.float64).mean(0)
+        if np.square(mean, dtype=np.float64).mean() >= CANCELLED_POWER * powers.mean() or not powers.any():
+            return mean
+        self.channel = int(powers.argmax())
+        logger.warning(
+            f"The channels of {self.name} cancel each other when they are averaged (inverted copies?): only channel "
+            f"{self.channel + 1} of {block.shape[1]} is used."
+        )
+        return block[:, self.channel]
