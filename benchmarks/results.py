@@ -74,7 +74,7 @@ def measure(data: SpeechData, split: str, recognisers: dict[str, Recogniser], pr
                 bar.update()
     rows = []
     for name in recognisers:
-        rates = ErrorRates().compute(predictions=texts[name], references=references)
+        rates = ErrorRates(processor.tokenizer.word_boundaries).compute(predictions=texts[name], references=references)
         figures = f"{rates['wer']:.1%} | {rates['cer']:.1%} | {taken[name] / audio_seconds:.3f}"
         rows.append(f"| {split} | {len(references):,} | {audio_seconds / 3600:.2f} h | {name} | {figures} |")
     return rows

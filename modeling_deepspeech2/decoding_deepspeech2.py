@@ -164,7 +164,7 @@ class CTCBeamSearchDecoder(PushToHubMixin, BeamSearch):
             return super().start()
         kept = self._hotwords
         if kept is None or kept[0] != hotwords:
-            whole_words = getattr(self.tokenizer, "language", None) != "zh"
+            whole_words = getattr(self.tokenizer, "word_boundaries", "spaces") == "spaces"
             automaton = Hotwords(self.tokenizer, hotwords, whole_words)
             kept = self._hotwords = (dict(hotwords), automaton)
         return super().start(kept[1])

@@ -342,9 +342,9 @@ def make_scoring(
         return NoModel(alpha, beta)
     if model.unit == "character":
         return CharacterModel(tokenizer, model, alpha, beta, unknown_word_score)
-    if getattr(tokenizer, "language", None) == "zh":
+    if getattr(tokenizer, "word_boundaries", "spaces") == "characters":
         raise LanguageModelError(
-            "The language model is one of words, but Mandarin is decoded by character: build it with the tokenizer of the "
-            "model."
+            "The language model is one of words, but the tokenizer's language has no spaces between words and is decoded by "
+            "character: build it with the tokenizer of the model."
         )
     return WordModel(tokenizer, model, alpha, beta, unknown_word_score, unknown_letter_score)

@@ -2,9 +2,9 @@
 
 A transcript goes through the text rules (`DeepSpeech2CTCTokenizer.normalize`), which leave what is heard: lower-case
 letters, apostrophes and one space between words. What remains is cut into symbols, single characters or the
-non-overlapping bigrams of the paper's section 3.6, and each symbol becomes its id in the vocabulary. Ids of CTC frames
-come back as text, with the times of characters and words. A character that is not in the vocabulary is dropped when
-encoding, and named in the log. Nothing here reads audio or searches over hypotheses.
+non-overlapping bigrams of the paper's section 3.6, and each symbol becomes its id in the vocabulary. The ids of CTC frames
+become text again, with the times of characters and words. A character that is not in the vocabulary is dropped when
+encoding, and named in the log.
 """
 
 import json
@@ -15,205 +15,22 @@ import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any
 
 from transformers import AddedToken, Wav2Vec2CTCTokenizer
 
+from .alphabet import check_vocabulary, choose_symbols, pairs
 from .errors import UserError
+from .numerals import check_numerals_language
 from .remote_code import travels_with_code
-
-
-try:  # Only texts with digits need it, and only with numerals="spell".
-    import num2words
-except ImportError:
-    num2words = None
-
-try:  # The same for Mandarin.
-    import cn2an
-except ImportError:
-    cn2an = None
+from .script import WORD_BOUNDARIES, has_spaces_between_phrases, usual_word_boundaries, word_spans
+from .text_rules import apply_text_rules
 
 
 logger = logging.getLogger(__name__)
 
 NUMERALS = ("keep", "spell")
 LABEL_UNITS = ("character", "bigram")
-
-_CJK = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_CJK_IDEOGRAPH = re.compile(f"[{_CJK}]")
-_LETTERS = re.compile(rf"[^\W\d_{_CJK}]+")
-_SPACES_BY_CJK = re.compile(rf" (?=[{_CJK}])|(?<=[{_CJK}]) ")
-
-# Unicode calls these punctuation, but they are read aloud; dropping them would lose words in silence.
-_SPOKEN_PUNCTUATION = "%&@#‰§"
-
-_APOSTROPHES = dict.fromkeys(map(ord, "‘’‛ʻʼ`´"), "'")
-
-# Letters with an English spelling that Unicode does not decompose.
-_ENGLISH_LETTERS = str.maketrans(
-    {"æ": "ae", "œ": "oe", "ø": "o", "ß": "ss", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
-)
-
-# Words that begin with an apostrophe, which therefore opens no quotation.
-_ELISIONS = {
-    "bout", "cause", "em", "gainst", "n", "neath", "pon", "til", "till", "tis", "twas", "tween", "twere", "twill",
-    "twixt", "twould",
-}  # fmt: skip
-
-# The end of a word whose apostrophe most likely closes no quotation: dogs' tails, doin' it, o' them, th' garden.
-_POSSESSIVE_OR_ELIDED = re.compile(r"(?:[sn]|\b(?:o|th|tha|wi|ol))$")
-
-_LONGEST_NUMBER = 12  # digits; anything longer is a code, and is read digit by digit
-_POINT_DECIMAL_LANGUAGES = {"am", "bn", "en", "he", "ja", "kn", "ko", "te", "th"}  # 1,000.5; the others write 1.000,5
-
-
-class _ByCategory(dict):
-    """A table for `str.translate` which decides once for each character, from its Unicode category."""
-
-    def __init__(self, category: str, replacement: str | None, keep: str = ""):
-        super().__init__((ord(character), character) for character in keep)
-        self.category, self.replacement = category, replacement
-
-    def __missing__(self, codepoint: int) -> str | int | None:
-        in_category = unicodedata.category(chr(codepoint)).startswith(self.category)
-        self[codepoint] = self.replacement if in_category else codepoint
-        return self[codepoint]
-
-
-_DROP_FORMAT_CHARACTERS = _ByCategory("Cf", None)  # byte order mark, zero width, direction marks, soft hyphen
-_PUNCTUATION_TO_SPACE = _ByCategory("P", " ", keep="'" + _SPOKEN_PUNCTUATION)
-
-
-def _is_letter(character: str) -> bool:
-    """Whether `character` belongs to a word written with letters (combining marks included, ideographs not)."""
-    return unicodedata.category(character)[:1] in "LM" and not _CJK_IDEOGRAPH.match(character) if character else False
-
-
-def _quotation_marks(text: str) -> set[int]:
-    """Positions of the apostrophes in `text` that are single quotation marks: 'quoted', but not dogs' or 'tis.
-
-    A mark before a word opens; the next strong closing mark closes it. A mark after a likely possessive or elision
-    (dogs' tails, doin' it) closes nothing but a quotation of that very word ('yes' and no).
-    """
-    marks: set[int] = set()
-    opened: list[int] = []
-    for match in re.finditer("'", text):
-        position = match.start()
-        before, after = text[position - 1 : position], text[position + 1 : position + 2]
-        if _is_letter(after):
-            if before.isalnum() or _is_letter(before):
-                continue  # inside a word
-            word = _LETTERS.match(text, position + 1)
-            quoted_word = word is not None and text.startswith("'", word.end()) and word[0] != "n"
-            if word is None or word[0] not in _ELISIONS or quoted_word:
-                opened.append(position)
-        elif opened and before and not before.isspace() and not (text[: position + 1].endswith("'n'")):
-            word_goes_on = text[position + 1 : position + 2] == " " and _is_letter(text[position + 2 : position + 3])
-            weak = word_goes_on and _POSSESSIVE_OR_ELIDED.search(text[max(0, position - 4) : position])
-            if not weak or _LETTERS.fullmatch(text, opened[-1] + 1, position):
-                marks.update((opened.pop(), position))
-    return marks
-
-
-def _resolve_apostrophes(text: str) -> str:
-    """Keep the apostrophes that spell a word (o'clock, 'tis, dogs'); single quotation marks become spaces."""
-    if "'" not in text:
-        return text
-    text = re.sub("''+", " ", text)
-    marks = _quotation_marks(text)
-
-    def keep_or_space(match: re.Match) -> str:
-        position = match.start()
-        touches_letter = _is_letter(text[position - 1 : position]) or _is_letter(text[position + 1 : position + 2])
-        return "'" if touches_letter and position not in marks else " "
-
-    return re.sub("'", keep_or_space, text)
-
-
-def _spell_numerals(text: str, language: str) -> str:
-    """Write the digits of `text` as words, as `language` reads them."""
-    text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text)  # Arabic-Indic and the like
-    return _spell_mandarin_numerals(text) if language == "zh" else _spell_alphabetic_numerals(text, language)
-
-
-def _spell_mandarin_numerals(text: str) -> str:
-    if cn2an is None:
-        raise ImportError("numerals='spell' with language='zh' needs cn2an to read digits: pip install cn2an")
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
-    text = re.sub(r"(?<=\d)°c", "℃", text)  # NFKC took apart what cn2an reads as 摄氏度
-    # One hyphen between two numbers is a range; cn2an would read it as a minus sign.
-    text = re.sub(r"(?<![\d.-])(?!0\d)(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)(?![\d-])", r"\1到\2", text)
-    text = re.sub(r"(?<=\d)-(?=\d)", " ", text)
-    text = re.sub(
-        rf"(?<![\d.])(?:0\d+|\d{{{_LONGEST_NUMBER + 1},}})(?![\d.年月日/])",
-        lambda code: "".join("零一二三四五六七八九"[int(digit)] for digit in code[0]),
-        text,
-    )
-    return cn2an.transform(text, "an2cn")
-
-
-def _spell_alphabetic_numerals(text: str, language: str) -> str:
-    if num2words is None:
-        raise ImportError(
-            f"numerals='spell' with language={language!r} needs num2words to read digits: pip install num2words"
-        )
-    thousands, point = (",", ".") if language in _POINT_DECIMAL_LANGUAGES else (".", ",")
-    suffix = r"(?P<suffix>(?:st|nd|rd|th|s)\b)" if language == "en" else "(?P<suffix>(?!))"
-    number = (
-        rf"(?:(?<!\w)'(?=\d))?(?P<sign>(?<!\S)[-−])?(?P<whole>\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+(?!\d)|\d+)"
-        rf"(?:{re.escape(point)}(?P<fraction>\d+)|{suffix})?"
-    )
-
-    def say(value: int | Decimal, **kwargs: Any) -> str:
-        return num2words.num2words(value, lang=language, **kwargs)
-
-    def spell(match: re.Match) -> str:
-        whole, fraction, suffix = match["whole"].replace(thousands, ""), match["fraction"], match["suffix"]
-        sign = -1 if match["sign"] else 1
-        try:
-            if len(whole) > _LONGEST_NUMBER or (len(whole) > 1 and whole.startswith("0")):
-                words = " ".join(say(int(digit)) for digit in whole + (fraction or "")) + (suffix or "")
-            elif fraction is not None and language == "en":
-                # The fraction apart, because num2words leaves out the zeros at its end.
-                words = " ".join([say(int(whole)), "point", *(say(int(digit)) for digit in fraction)])
-                words = f"minus {words}" if sign < 0 else words
-            elif fraction is not None:
-                words = say(sign * Decimal(f"{whole}.{fraction}"))
-            elif suffix in ("st", "nd", "rd", "th"):
-                words = say(int(whole), to="ordinal")
-            else:
-                words = say(sign * int(whole))
-        except Exception as error:  # num2words has gaps in some languages; the digits stay, and are named as unknown
-            logger.warning("num2words does not read %r in language %r: %s", match[0], language, error)
-            return match[0]
-        if suffix == "s":  # 1980s, 1900s, 6s
-            words = words[:-1] + "ies" if words.endswith("y") else words + ("es" if words.endswith("x") else "s")
-        left = " " if _is_letter(text[: match.start()][-1:]) else ""
-        right = " " if _is_letter(text[match.end() : match.end() + 1]) else ""
-        return left + words.lower() + right
-
-    return re.sub(number, spell, text)
-
-
-def _apply_text_rules(text: str, language: str | None, numerals: str) -> str:
-    """The text rules of `DeepSpeech2CTCTokenizer.normalize`, which `from_texts` needs before there is a tokenizer."""
-    # Apostrophes before NFKC, which takes the acute accent apart, and after it, because it makes a grave accent.
-    text = text.translate(_DROP_FORMAT_CHARACTERS).translate(_APOSTROPHES)
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower()).translate(_APOSTROPHES)
-    if numerals == "spell" and any(map(str.isdecimal, text)):
-        text = _spell_numerals(text, language)
-    if language == "en":
-        letters = (c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
-        text = unicodedata.normalize("NFC", "".join(letters)).translate(_ENGLISH_LETTERS)
-    text = _resolve_apostrophes(text).translate(_PUNCTUATION_TO_SPACE)
-    text = " ".join(text.split())
-    return _SPACES_BY_CJK.sub("", text) if language == "zh" else text
-
-
-def _pairs(word: str) -> list[str]:
-    """The non-overlapping pairs of a word, its last character alone when their number is odd."""
-    return [word[start : start + 2] for start in range(0, len(word), 2)]
 
 
 @travels_with_code
@@ -239,14 +56,20 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
         replace_word_delimiter_char (`str`, *optional*, defaults to `" "`):
             What it becomes in decoded text.
         language (`str`, *optional*):
-            `"en"`, `"zh"`, or another code of two or three letters, used to read numbers. None for any other alphabet.
+            `"en"`, `"zh"`, or another code of two or three letters: it decides on upper and lower case, marks within
+            words and how numbers are read. None for rules that hold in any alphabet.
         numerals (`str`, *optional*, defaults to `"keep"`):
             `"keep"` leaves digits as they are; `"spell"` writes them as words, with num2words, or cn2an for Mandarin.
         label_unit (`str`, *optional*, defaults to `"character"`):
             `"character"`, or `"bigram"` for non-overlapping pairs within each word.
+        word_boundaries (`str`, *optional*):
+            What a word is: `"spaces"`, what stands between spaces; `"characters"`, each character of a script that has
+            no spaces between words, with its vowel signs and tone marks (letters of other scripts in a row are one
+            word). None: `"characters"` for languages that are written so (zh, ja, th, lo, km, my, …), else `"spaces"`.
 
     Raises:
-        ValueError: for an unknown `language`, `numerals` or `label_unit`, or a vocabulary that is missing or damaged.
+        ValueError: for an unknown `language`, `numerals`, `label_unit` or `word_boundaries`, or a vocabulary that is missing
+            or damaged.
     """
 
     def __init__(
@@ -261,13 +84,15 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
         language: str | None = None,
         numerals: str = "keep",
         label_unit: str = "character",
+        word_boundaries: str | None = None,
         **kwargs: Any,
     ):
-        _check_text_rules(language, numerals, label_unit)
-        _check_vocabulary(vocab_file)
+        _check_settings(language, numerals, label_unit, word_boundaries)
+        check_vocabulary(vocab_file)
         self.language = language
         self.numerals = numerals
         self.label_unit = label_unit
+        self.word_boundaries = word_boundaries or usual_word_boundaries(language)
         self._named_characters: set[str] = set()
         super().__init__(
             vocab_file,
@@ -280,6 +105,7 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
             language=language,
             numerals=numerals,
             label_unit=label_unit,
+            word_boundaries=self.word_boundaries,
             **kwargs,
         )
         # What `from_pretrained` notes about this very call, and what says nothing, stays out of tokenizer_config.json.
@@ -315,44 +141,23 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
         Raises:
             ValueError: for a bad setting, or an extra character which the text rules never leave in a text.
         """
-        numerals = kwargs.get("numerals", "keep")
-        _check_text_rules(language, numerals, label_unit)
+        numerals, word_boundaries = kwargs.get("numerals", "keep"), kwargs.get("word_boundaries")
+        _check_settings(language, numerals, label_unit, word_boundaries)
+        rules = language, numerals, word_boundaries or usual_word_boundaries(language)
         for character in extra_characters:
-            if character != "'" and _apply_text_rules(character, language, numerals) != character:
-                raise ValueError(
+            if character != "'" and apply_text_rules(character, *rules) != character:
+                raise UserError(
                     f"extra_characters: found {character!r}, expected only characters which the text rules leave as "
-                    f"they are (this one becomes {_apply_text_rules(character, language, numerals)!r})."
+                    f"they are (this one becomes {apply_text_rules(character, *rules)!r})."
                 )
-
-        word_counts = Counter()
-        for text in texts:
-            word_counts.update(_apply_text_rules(text, language, numerals).split())
-        character_counts, pair_counts = Counter(), Counter()
-        for word, count in word_counts.items():
-            for character in word:
-                character_counts[character] += count
-            if label_unit == "bigram":
-                for pair in _pairs(word):
-                    pair_counts[pair] += count
-
-        delimiter = kwargs.get("word_delimiter_token", "|")
-        characters = set(extra_characters) | {
-            character
-            for character, count in character_counts.items()
-            if count >= minimum_count and not _is_symbol(character)
-        }
-        characters.discard(delimiter)
-        pairs = {first + second for first in extra_characters for second in extra_characters} | {
-            pair for pair, count in pair_counts.items() if count >= minimum_count and characters.issuperset(pair)
-        }
-        symbols = [kwargs.get("pad_token", "<pad>"), delimiter, *sorted(characters)]
-        if label_unit == "bigram":
-            symbols += sorted(pair for pair in pairs if len(pair) == 2)
-        for character, count in sorted(character_counts.items(), key=lambda item: -item[1]):
-            if character not in characters:
-                logger.warning(
-                    "Left out of the vocabulary: %r (U+%04X), which occurs %d times.", character, ord(character), count
-                )
+        words = (word for text in texts for word in apply_text_rules(text, *rules).split())
+        pad_token, delimiter = kwargs.get("pad_token", "<pad>"), kwargs.get("word_delimiter_token", "|")
+        characters, frequent, left_out = choose_symbols(words, extra_characters, minimum_count, delimiter)
+        for character, count in left_out:
+            logger.warning(
+                "Left out of the vocabulary: %r (U+%04X), which occurs %d times.", character, ord(character), count
+            )
+        symbols = [pad_token, delimiter, *characters, *(frequent if label_unit == "bigram" else ())]
         with tempfile.TemporaryDirectory() as folder:
             vocab_file = os.path.join(folder, "vocab.json")
             with open(vocab_file, "w", encoding="utf-8") as file:
@@ -379,26 +184,45 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
             new_tokens = [token for token in new_tokens if str(token) not in self.encoder]
         return super()._add_tokens(new_tokens, special_tokens=special_tokens) if new_tokens else 0
 
+    @property
+    def language_model_unit(self) -> str:
+        """What a language model counts: `"word"`, or `"character"` where there are no spaces between words."""
+        return "word" if self.word_boundaries == "spaces" else "character"
+
+    @property
+    def error_metric(self) -> str:
+        """The error rate to look at: `"wer"`, or `"cer"` where there are no spaces between words."""
+        return "wer" if self.word_boundaries == "spaces" else "cer"
+
+    @property
+    def utterance_separator(self) -> str:
+        """What stands between two utterances in a text: a space, or nothing in Chinese and Japanese."""
+        no_space = self.word_boundaries == "characters" and not has_spaces_between_phrases(self.language)
+        return "" if no_space else " "
+
     def normalize(self, text: str) -> str:
         """
         Apply the text rules: what is heard, in lower case, with single spaces between words.
 
-        Byte order marks and zero-width characters go; line ends, tabs and runs of spaces become one space; full-width
-        and other compatibility forms become plain ones (NFKC); punctuation becomes a space, except apostrophes in or
-        at the edge of a word; symbols ($, %, +, …) stay, to be named as unknown, because they are spoken. English
-        loses accents. Mandarin loses the spaces beside ideographs. With `numerals="spell"` digits become words.
+        Invisible characters go, except joiners that are spelling; line ends, tabs and runs of spaces become one space;
+        full-width and other forms for the look alone become plain letters; punctuation becomes a space, except marks
+        within a word (it's, col·legi, EU:n) and apostrophes at its edge; "&" becomes a word where the language is
+        known. Other symbols ($, %, +, …) stay, apart from letters, to be named as unknown, because they are spoken.
+        English loses accents. Scripts without spaces between words lose the spaces beside their characters. With
+        `numerals="spell"` digits become words, and so do percent, money, hours and years.
 
         Raises:
             ImportError: when a text has digits to spell and num2words (or cn2an for Mandarin) is not installed.
         """
-        return _apply_text_rules(text, self.language, self.numerals)
+        return apply_text_rules(text, self.language, self.numerals, self.word_boundaries)
 
     def unknown_characters(self, text: str) -> Counter:
         """Count the characters of `text`, after the text rules, that are not in the vocabulary."""
-        return Counter(c for c in self.normalize(text) if c != " " and not self._is_known(c))
+        return Counter(c for c in self.normalize(text) if c != " " and not self.is_known(c))
 
-    def _is_known(self, character: str) -> bool:
-        return character in self.encoder and character != self.word_delimiter_token and character != self.pad_token
+    def is_known(self, character: str) -> bool:
+        """Whether a character that the text rules have left has a symbol of its own."""
+        return character in self.encoder and character not in (self.word_delimiter_token, self.pad_token)
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:
         """Apply the text rules and cut `text` into symbols of the vocabulary, the word delimiter between words."""
@@ -420,16 +244,16 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
 
     def _tokenize_word(self, word: str) -> list[str]:
         for character in sorted(set(word)):
-            if not self._is_known(character):
+            if not self.is_known(character):
                 self._name_unknown(character)
         if self.unk_token is None:
-            word = "".join(filter(self._is_known, word))
+            word = "".join(filter(self.is_known, word))
         symbols: list[str] = []
-        for piece in _pairs(word) if self.label_unit == "bigram" else word:
+        for piece in pairs(word) if self.label_unit == "bigram" else word:
             if len(piece) == 2 and piece in self.encoder:
                 symbols.append(piece)
             else:
-                symbols += [character if self._is_known(character) else self.unk_token for character in piece]
+                symbols += [character if self.is_known(character) else self.unk_token for character in piece]
         return symbols
 
     def _name_unknown(self, character: str) -> None:
@@ -462,25 +286,26 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
             blanks |= set(self.all_special_ids) - {self.word_delimiter_token_id}
         return super()._decode([self.pad_token_id if i in blanks else i for i in ids], **kwargs)
 
-    @staticmethod
-    def _get_word_offsets(offsets: list[dict[str, Any]], word_delimiter_char: str = " ") -> list[dict[str, Any]]:
-        """Group symbol offsets into words, in output frames: an ideograph is a word, letters in a row are one."""
-        words: list[dict[str, Any]] = []
-        word_is_open = False
-        for offset in offsets:
-            symbol, start, end = offset["char"], offset["start_offset"], offset["end_offset"]
-            if symbol == word_delimiter_char:
-                word_is_open = False
-                continue
-            for character in symbol:  # a bigram may hold two ideographs
-                is_ideograph = _CJK_IDEOGRAPH.match(character) is not None
-                if word_is_open and not is_ideograph:
-                    words[-1]["word"] += character
-                    words[-1]["end_offset"] = end
-                else:
-                    words.append({"word": character, "start_offset": start, "end_offset": end})
-                word_is_open = not is_ideograph
+    def word_offsets(self, offsets: list[dict[str, Any]], word_delimiter_char: str = " ") -> list[dict[str, Any]]:
+        """Group symbols into words.
+
+        Args:
+            offsets: of symbols, each with "char", "start_offset" and "end_offset".
+            word_delimiter_char: the "char" of the delimiter.
+
+        Returns:
+            Words, each with "word" and the offsets where its first symbol begins and its last one ends.
+        """
+        written = [" " if offset["char"] == word_delimiter_char else offset["char"] for offset in offsets]
+        words, text = [], "".join(written)
+        symbols = [offset for offset, symbol in zip(offsets, written) for _ in symbol]  # a bigram may hold two words
+        for start, end in word_spans(text, self.word_boundaries):
+            first, last = symbols[start], symbols[end - 1]
+            words.append({"word": text[start:end], "start_offset": first["start_offset"], "end_offset": last["end_offset"]})
         return words
+
+    # The name by which the parent and transformers' pipeline call it.
+    _get_word_offsets = word_offsets
 
 
 def _join_words(text: Any) -> Any:
@@ -489,38 +314,17 @@ def _join_words(text: Any) -> Any:
     return " ".join(text) if is_words else text
 
 
-def _is_symbol(character: str) -> bool:
-    """Whether `character` is one of the signs that are read aloud as a word."""
-    return unicodedata.category(character).startswith("S") or character in _SPOKEN_PUNCTUATION
-
-
-def _check_vocabulary(file: str | os.PathLike | None) -> None:
-    """Raises UserError where the file is not JSON of the kind {symbol: id}, with each id once."""
-    if file is None or not os.path.isfile(file):
-        raise UserError(f"The vocabulary of the tokenizer is missing: expected {file or 'vocab.json'}.")
-    try:
-        with open(file, encoding="utf-8") as opened:
-            vocabulary = json.load(opened)
-    except ValueError as error:
-        raise UserError(f"The vocabulary {file} is damaged ({error}): copy it again.") from error
-    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
-    if not ids or not all(type(i) is int and i >= 0 for i in ids) or len(set(ids)) < len(ids):
-        raise UserError(f"The vocabulary {file} is damaged: expected symbols, each with an id of its own, from 0 on.")
-
-
-def _check_text_rules(language: str | None, numerals: str, label_unit: str) -> None:
+def _check_settings(language: str | None, numerals: str, label_unit: str, word_boundaries: str | None) -> None:
     if language is not None and not (isinstance(language, str) and re.fullmatch("[a-z]{2,3}", language)):
-        raise ValueError(
-            f"language: found {language!r}, expected 'en', 'zh', another code of two or three letters, or None."
-        )
+        raise UserError(f"language: found {language!r}, expected 'en', 'zh', another code of two or three letters, or None.")
     if numerals not in NUMERALS:
-        raise ValueError(f"numerals: found {numerals!r}, expected 'keep' or 'spell'.")
+        raise UserError(f"numerals: found {numerals!r}, expected 'keep' or 'spell'.")
     if label_unit not in LABEL_UNITS:
-        raise ValueError(f"label_unit: found {label_unit!r}, expected 'character' or 'bigram'.")
-    if numerals == "spell" and language is None:
-        raise ValueError("language: found None with numerals='spell', expected the language to read the digits in.")
-    if numerals == "spell" and language != "zh" and num2words and language not in num2words.CONVERTER_CLASSES:
-        raise ValueError(f"language: found {language!r} with numerals='spell', expected one that num2words reads.")
+        raise UserError(f"label_unit: found {label_unit!r}, expected 'character' or 'bigram'.")
+    if word_boundaries is not None and word_boundaries not in WORD_BOUNDARIES:
+        raise UserError(f"word_boundaries: found {word_boundaries!r}, expected 'spaces', 'characters' or None.")
+    if numerals == "spell":
+        check_numerals_language(language)
 
 
 __all__ = ["DeepSpeech2CTCTokenizer"]

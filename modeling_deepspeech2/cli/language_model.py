@@ -75,7 +75,7 @@ def run(settings: argparse.Namespace) -> int:
         for split in (settings.split or ["train"]) if settings.dataset else []:
             yield from dataset_lines(f"{settings.dataset}::{split}", settings.text_column)
 
-    unit = settings.unit or ("character" if tokenizer.language == "zh" else "word")
+    unit = settings.unit or tokenizer.language_model_unit
     model, report = build(lines(), tokenizer, unit, settings.order, settings.megabytes, settings.held_out, settings.seed)
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     model.save(settings.output)

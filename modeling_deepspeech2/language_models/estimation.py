@@ -33,13 +33,13 @@ class Counts:
 
 def split_words(tokenizer: DeepSpeech2CTCTokenizer, line: str, unit: str) -> list[str]:
     """What the language model reads of a line: words or symbols after the text rules; `<unk>` where none can be spelled."""
-    if unit == "character":
-        known = [UNKNOWN if tokenizer.unknown_characters(piece) else piece for piece in tokenizer.normalize(line)]
-        if UNKNOWN not in known:
-            return tokenizer.tokenize(line)
-        return [tokenizer.word_delimiter_token if piece == " " else piece for piece in known]
-    words = tokenizer.normalize(line).split()
-    return [UNKNOWN if any(not tokenizer._is_known(c) for c in word) else word for word in words]
+    text = tokenizer.normalize(line)
+    if unit == "word":
+        return [word if all(map(tokenizer.is_known, word)) else UNKNOWN for word in text.split()]
+    if all(character == " " or tokenizer.is_known(character) for character in text):
+        return tokenizer.tokenize(line)
+    named = {" ": tokenizer.word_delimiter_token}
+    return [named.get(character, character if tokenizer.is_known(character) else UNKNOWN) for character in text]
 
 
 def count_ngrams(sentences: np.ndarray, order: int, num_words: int) -> list[Counts]:

@@ -101,8 +101,8 @@ def tune(
     Args:
         logits: of each utterance, shape (frames, vocab_size).
     """
-    metric = "cer" if decoder.tokenizer.language == "zh" else "wer"
-    rates = ErrorRates()
+    metric = decoder.tokenizer.error_metric
+    rates = ErrorRates(decoder.tokenizer.word_boundaries)
     best_path = [decoder.tokenizer.decode(one.argmax(1)) for one in logits]
     greedy = rates.compute(predictions=best_path, references=references)[metric]
     tuning = Tuning(metric, greedy, {})

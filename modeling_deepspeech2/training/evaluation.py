@@ -101,5 +101,5 @@ def evaluate(
         raise ValueError(
             f"{description}: no utterance could be used{f', most often because: {reasons[0][0]}' * bool(reasons)}"
         )
-    rates = ErrorRates().compute(predictions=predictions, references=references)
+    rates = ErrorRates(processor.tokenizer.word_boundaries).compute(predictions=predictions, references=references)
     return Evaluation(rates["wer"], rates["cer"], seconds, names, predictions, references, skipped)

@@ -6,7 +6,6 @@ paper aligns its recordings so, before it cuts them.
 
 import logging
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,16 +16,12 @@ from torch import Tensor
 from ..decoding_deepspeech2 import Span, log_softmax
 from ..errors import UserError
 from ..first_letters import first_letters_after_pauses
-from ..tokenization_deepspeech2 import _CJK
+from ..script import WRITTEN_WORDS, is_unspaced
 from ..viterbi import ctc_viterbi
 from .recordings import recording_logits
 
 
 logger = logging.getLogger(__name__)
-
-# What carries times: an ideograph with the punctuation behind it, or whatever else stands between spaces.
-_WRITTEN_WORD = re.compile(rf"[{_CJK}][^\w\s]*|[^\s{_CJK}]+")
-_IDEOGRAPH = re.compile(rf"[{_CJK}]")
 
 
 @dataclass
@@ -154,7 +149,7 @@ class _Script:
 
 def _spoken(line: str, tokenizer: Any) -> list[tuple[str, bool, list[str]]]:
     """Written words of a line, whether a space stands before each, and the symbols that spell it."""
-    pattern = re.compile(r"\S+") if tokenizer.label_unit == "bigram" else _WRITTEN_WORD
+    pattern = WRITTEN_WORDS["spaces" if tokenizer.label_unit == "bigram" else tokenizer.word_boundaries]
     matches = list(pattern.finditer(line))
     spoken = [tokenizer.normalize(match[0]).split() for match in matches]
     whole = tokenizer.normalize(line).split()
@@ -168,5 +163,6 @@ def _spoken(line: str, tokenizer: Any) -> list[tuple[str, bool, list[str]]]:
 
 
 def _is_unspaced(before: list[str], after: list[str], tokenizer: Any) -> bool:
-    """Whether Mandarin has no space between the symbols, or there are none before."""
-    return not before or (tokenizer.language == "zh" and any(map(_IDEOGRAPH.match, (before[-1][-1], after[0][0]))))
+    """Whether the script has no space between the symbols, or there are none before."""
+    without_spaces = tokenizer.word_boundaries == "characters"
+    return not before or (without_spaces and any(map(is_unspaced, (before[-1][-1], after[0][0]))))

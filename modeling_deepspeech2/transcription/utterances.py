@@ -6,7 +6,6 @@ decoder carries its state, so that its text is what the decoder finds in the who
 """
 
 import dataclasses
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +13,10 @@ import torch
 from torch import Tensor
 
 from ..decoding_deepspeech2 import GreedyDecoder, Hypothesis, Span
-from ..tokenization_deepspeech2 import _CJK
+from ..script import whole_words
 
 
 LONGEST_UTTERANCE = 30.0  # seconds
-_WHOLE_WORDS = re.compile(rf".*(?: |[{_CJK}])")
 
 
 class LiveText(NamedTuple):
@@ -67,7 +65,8 @@ class UtteranceDecoder:
         self.longest = max(self.pause + 1, round(longest_utterance / seconds_per_frame))
         tokenizer = decoder.tokenizer
         self.blank, self.delimiter = tokenizer.pad_token_id, tokenizer.word_delimiter_token_id
-        self.between = "" if tokenizer.language == "zh" else " "  # two utterances
+        self.between = tokenizer.utterance_separator
+        self.word_boundaries = tokenizer.word_boundaries
         self._begin(0)
 
     def _begin(self, first_frame: int) -> None:
@@ -113,8 +112,8 @@ class UtteranceDecoder:
             symbols = self.symbols
             best = [one for one, before in zip(symbols, [None, *symbols]) if one != before and one != self.blank]
             stable = best  # a best path only grows
-        text, whole = self._spell(best), _WHOLE_WORDS.match(self._spell(stable))
-        stable_text = whole[0].rstrip() if whole else ""
+        text = self._spell(best)
+        stable_text = whole_words(self._spell(stable), self.word_boundaries).rstrip()
         return LiveText(stable_text, text[len(stable_text) :].rstrip())
 
     def _find_end(self, symbols: list[int]) -> int | None:
@@ -122,7 +121,8 @@ class UtteranceDecoder:
         for index, symbol in enumerate(symbols):
             is_silent = symbol in (self.blank, self.delimiter)
             self.silence = self.silence + 1 if is_silent else 0
-            self.is_between_words = is_silent and (self.is_between_words or symbol == self.delimiter or not self.between)
+            ends_word = symbol == self.delimiter or self.word_boundaries == "characters"
+            self.is_between_words = is_silent and (self.is_between_words or ends_word)
             self.is_spoken = self.is_spoken or not is_silent
             self.length = self.length + 1 if self.is_spoken else min(self.length + 1, self.pause)
             if self.is_spoken and self._is_over():
