@@ -28,7 +28,7 @@ def imported(module: Path) -> list[str]:
 
 
 def test_every_folder_is_a_wing_of_the_list():
-    assert {path.parent.name for path in MODULES if path.parent != PACKAGE} <= set(WINGS)
+    assert {path.relative_to(PACKAGE).parts[0] for path in MODULES if path.parent != PACKAGE} <= set(WINGS)
 
 
 def test_what_stands_flat_is_what_travels():

@@ -17,6 +17,7 @@ COMMANDS = {  # in the order of the help; each has a module of its name, importe
     "transcribe": "turn recordings into text, subtitles or JSON with word times",
     "align": "find when each word of a known text was said",
     "live": "transcribe a microphone or a pipe as you speak",
+    "serve": "serve live streams and files by the protocols of OpenAI, Vosk and Wyoming",
     "train": "train or fine-tune a model from a recipe",
     "evaluate": "measure the error rates of a model on a data set",
     "prepare": "turn clips with transcripts into a data set for training",

@@ -1,0 +1,96 @@
+"""Runs the application on a port, and ends it so that live streams get their last text."""
+
+import contextlib
+from pathlib import Path
+
+import uvicorn
+
+from ..errors import UserError
+from .app import create_app
+from .service import Service
+
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+SHORTEST_TOKEN = 16  # characters
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, and beside it a Wyoming port if one is wanted.
+
+    Args:
+        service: what is served.
+        host, port: where; port 0 takes any that is free.
+        token: every client has to know it; None: no token.
+        wyoming: port of the Wyoming protocol; None: none.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        token: str | None = None,
+        wyoming: int | None = None,
+    ):
+        limits = service.limits
+        config = uvicorn.Config(
+            create_app(service, token),
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=2 * limits.max_streams + 4 * limits.max_waiting_files,
+            timeout_graceful_shutdown=round(limits.shutdown_seconds),
+            ws_max_size=limits.max_message_bytes,
+            ws_per_message_deflate=False,  # samples do not get smaller, and small messages could become large
+            ws_ping_timeout=None,  # a client whose socket is not read cannot answer; who says nothing is idle
+        )
+        super().__init__(config)
+        self.service, self.wyoming_port, self.wyoming = service, wyoming, None
+
+    async def startup(self, sockets: list | None = None) -> None:
+        await super().startup(sockets)
+        if self.wyoming_port is not None:
+            from .protocols import wyoming  # its package is an extra of its own
+
+            self.wyoming = await wyoming.start(self.service, self.wyoming_port)
+            self.wyoming_port = self.wyoming.sockets[0].getsockname()[1]
+
+    @property
+    def port(self) -> int:
+        return self.servers[0].sockets[0].getsockname()[1]
+
+    async def shutdown(self, sockets: list | None = None) -> None:
+        """No new connections; live streams get their last text; then everything else ends."""
+        for server in [*self.servers, *([self.wyoming] if self.wyoming else [])]:
+            server.close()
+        await self.service.end()
+        await super().shutdown(sockets)
+
+
+def read_token(file: str | Path | None, host: str) -> str | None:
+    """The first line of a file; without one only the loopback address is served.
+
+    Raises:
+        UserError: no token for another host, or one that is not there or too short.
+    """
+    if file is None:
+        if host not in LOOPBACK:
+            raise UserError(f"--host: {host} can be reached by others, so clients need a token: give --token_file.")
+        return None
+    try:
+        token = Path(file).read_text(encoding="utf-8").strip().partition("\n")[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--token_file: {file} cannot be read ({getattr(error, 'strerror', error)}).") from error
+    if len(token) < SHORTEST_TOKEN or not token.isprintable() or not token.isascii() or " " in token:
+        raise UserError(
+            f"--token_file: expected at least {SHORTEST_TOKEN} ASCII characters without spaces in the first line of {file}."
+        )
+    return token
+
+
+def run(server: Server) -> None:
+    """Serves until a signal ends it."""
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
