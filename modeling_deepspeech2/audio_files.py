@@ -358,6 +358,11 @@ def _copy(pieces: Iterator[bytes], name: str, stack: ExitStack) -> BinaryIO:
     return copy
 
 
+def is_source(audio: object) -> bool:
+    """Whether something is a file's place or content, and no array or stream of samples."""
+    return isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(audio, "read")
+
+
 def name_of(source: AudioSource) -> str:
     """What messages call a source, in characters that any encoding of Unicode can hold."""
     if isinstance(source, str) and source == "-":

@@ -14,6 +14,7 @@ from transformers import AutomaticSpeechRecognitionPipeline
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from .audio import AudioError, read_audio, to_mono
+from .audio_files import is_source
 from .decoding_deepspeech2 import CTCBeamSearchDecoder, check_alphabet, has_decoder
 from .first_letters import first_letters_after_pauses
 from .loading_checks import check_parts
@@ -125,13 +126,7 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
     def _waveform(self, inputs) -> np.ndarray | dict:
         """Whatever audio may come as -> samples at the model's rate, in a dict where something else comes with them."""
         rate = self.feature_extractor.sampling_rate
-        if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
-            from huggingface_hub.utils import httpx
-
-            inputs = httpx.get(inputs, follow_redirects=True).raise_for_status().content
-        if isinstance(inputs, (bytearray, memoryview)):
-            inputs = bytes(inputs)
-        if isinstance(inputs, (str, os.PathLike, bytes)):
+        if is_source(inputs):
             return read_audio(inputs, rate)
         if hasattr(inputs, "get_all_samples"):  # torchcodec's decoder, which `datasets` gives
             decoded = inputs.get_all_samples()

@@ -15,6 +15,7 @@ logger = logging.get_logger(__name__)
 LARGEST_SAMPLE = 100.0
 # An average this far below its channels means that they cancel each other, as inverted copies do.
 CANCELLED_POWER = 0.01
+HEARD_ENERGY = 0.01  # sum of squares: what is less may be rounding
 
 
 class AudioError(UserError):
@@ -82,6 +83,7 @@ class ChannelMixer:
 
     def __init__(self, name: str, channel: int | None = None):
         self.name, self.channel = name, channel
+        self.energies = self.energy_of_mean = 0.0  # sums of squares so far
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
         """(samples, channels) -> (samples,)"""
@@ -90,10 +92,12 @@ class ChannelMixer:
         mean = block.mean(1)
         if block.shape[1] == 1:
             return mean
-        powers = np.square(block, dtype=np.float64).mean(0)
-        if np.square(mean, dtype=np.float64).mean() >= CANCELLED_POWER * powers.mean() or not powers.any():
+        self.energies = self.energies + np.square(block, dtype=np.float64).sum(0)
+        self.energy_of_mean += np.square(mean, dtype=np.float64).sum()
+        energy = self.energies.mean()
+        if self.energy_of_mean >= CANCELLED_POWER * energy or energy < HEARD_ENERGY:
             return mean
-        self.channel = int(powers.argmax())
+        self.channel = int(self.energies.argmax())
         logger.warning(
             f"The channels of {self.name} cancel each other when they are averaged (inverted copies?): only channel "
             f"{self.channel + 1} of {block.shape[1]} is used."

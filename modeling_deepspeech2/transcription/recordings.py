@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..audio import read_audio_blocks, to_mono
+from ..audio_files import is_source
 from ..decoding_deepspeech2 import GreedyDecoder, Hypothesis, check_alphabet
 from ..first_letters import first_letters_after_pauses
 from .streaming import StreamingFeatures, StreamingModel
@@ -43,7 +44,7 @@ def recording_logits(
         AudioError: audio that cannot be read.
     """
     rate = feature_extractor.sampling_rate
-    if isinstance(audio, (str, os.PathLike, bytes)):
+    if is_source(audio):
         audio = read_audio_blocks(audio, rate, BLOCK_SECONDS)
     elif isinstance(audio, (np.ndarray, Tensor)):
         audio = [to_mono(audio, rate, rate)]
