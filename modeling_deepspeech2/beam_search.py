@@ -214,12 +214,11 @@ class BeamSearch:
 
     def stable_labels(self, beam: Beam) -> list[int]:
         """The labels that all prefixes of the beam descend from: what comes later leaves them as they are."""
-        nodes = set(beam.prefixes.node.tolist())
-        while len(nodes) > 1:  # a node comes after its parent
-            newest = max(nodes)
-            nodes.remove(newest)
-            nodes.add(int(beam.parents[newest]))
-        return beam.labels(nodes.pop())
+        nodes = np.unique(beam.prefixes.node)
+        while len(nodes) > 1:  # a node comes after its parent, so all but the oldest descend from what is older
+            nodes[1:] = beam.parents[nodes[1:]]
+            nodes = np.unique(nodes)
+        return beam.labels(int(nodes[0]))
 
 
 def _grow_and_join(

@@ -270,6 +270,20 @@ def test_a_stream_is_the_whole(english, arpas, language_model, hotwords):
         assert len(stable) > 3
 
 
+@pytest.mark.parametrize("beam_width", [1, 2, 50])
+def test_stable_labels_are_what_all_prefixes_share(english, beam_width):
+    """By definition: the longest common beginning of the labels of every prefix in the beam, after each frame."""
+    decoder, random = CTCBeamSearchDecoder(english, beam_width=beam_width), np.random.default_rng(2)
+    beam, lengths = decoder.start(), []
+    for scale in np.repeat([3.0, 60.0, 1.0, 60.0], 15):
+        decoder.step(beam, scale * random.normal(size=(1, 29)))
+        labels = [beam.labels(int(node)) for node in beam.prefixes.node]
+        shared = [symbols[0] for symbols in itertools.takewhile(lambda column: len(set(column)) == 1, zip(*labels))]
+        assert decoder.stable_labels(beam) == shared
+        lengths.append(len(shared))
+    assert lengths[-1] > 3
+
+
 def hotword_bonus(text: str, hotwords: dict[str, float], whole_words: bool) -> float:
     """By definition: every occurrence adds the weight, between spaces where words are spelled with letters."""
     text, total = f" {text} " if whole_words else text, 0.0
