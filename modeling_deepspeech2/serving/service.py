@@ -34,14 +34,10 @@ class ServedModel:
     name: str
     folder: str
     language: str | None
+    between: str  # two utterances
     rate: int  # hertz
     has_search: bool  # else the best path is taken
     dispatcher: Dispatcher | None  # None: it reads both ways, and serves files only
-
-    @property
-    def between(self) -> str:
-        """What stands between two utterances."""
-        return "" if self.language == "zh" else " "
 
 
 class Service:
@@ -83,7 +79,8 @@ class Service:
             engine = TorchEngine(model, extractor)
             dispatcher = Dispatcher(engine, tokenizer, decoder, self.limits.max_streams, self.metrics)
         name = Path(folder).absolute().name if Path(folder).exists() else folder
-        return ServedModel(name, folder, tokenizer.language, extractor.sampling_rate, has_search, dispatcher)
+        language, between = tokenizer.language, tokenizer.utterance_separator
+        return ServedModel(name, folder, language, between, extractor.sampling_rate, has_search, dispatcher)
 
     async def warm_up(self) -> None:
         """One second of silence through every model; the server is ready after it."""

@@ -34,6 +34,10 @@ async def start(service: Service, port: int) -> asyncio.Server:
     return await asyncio.start_server(connected, HOST, port)
 
 
+class _TooLarge(Exception):
+    """Not a ValueError, which `async_read_event` keeps to itself."""
+
+
 class _BoundedReader:
     """A stream of which no event may take more than `largest` bytes, whatever its header says."""
 
@@ -45,7 +49,7 @@ class _BoundedReader:
 
     async def readexactly(self, size: int) -> bytes:
         if not isinstance(size, int) or not 0 <= size <= self.largest:
-            raise Refusal(f"An event of {size} bytes: expected at most {self.largest}.", "too_large")
+            raise _TooLarge(f"found an event of {size} bytes, expected at most {self.largest}.")
         return await self.reader.readexactly(size)
 
 
@@ -88,6 +92,8 @@ class _Connection:
                 return await async_read_event(self.reader)
         except TimeoutError as error:
             raise Refusal(f"Nothing came for {self.limits.idle_seconds:g} seconds.", "idle") from error
+        except _TooLarge as error:
+            raise Refusal(str(error), "too_large") from error
 
     async def _handle(self, event: Event | None) -> bool:
         """Whether more may come; unknown events are passed over, as the protocol wants."""
