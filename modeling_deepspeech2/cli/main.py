@@ -28,6 +28,7 @@ COMMANDS = {  # in the order of the help; each has a module of its name, importe
     "tune": "choose the weights of the language model on a development split",
     "average": "average the weights of several training runs",
     "widen": "make a trained model wider",
+    "export": "write a model as ONNX, for browsers, phones and programs without torch",
     "publish": "write or upload a model as a Hub repository",
 }
 

@@ -139,7 +139,7 @@ def write_card(
             rate=rate,
             columns="".join(f" {split}, WER | CER |" for split in splits),
             rules=" ---: | ---: |" * len(splits),
-            files="\n".join(_row(file, rates.get(file.name, [])) for file in files),
+            files="\n".join(_row(file, rates.get(file.name), len(splits)) for file in files),
             note=_note(rates),
             model_id=model_id or name,
             blank=tokenizer.pad_token_id,
@@ -152,9 +152,10 @@ def write_card(
     )
 
 
-def _row(file: Path, rates: list[Rates]) -> str:
-    figures = "".join(f" {found.wer:.1%} | {found.cer:.1%} |" for found in rates)
-    return f"| `onnx/{file.name}` | {_DESCRIPTIONS[file.name]} | {file.stat().st_size / 1e6:.1f} MB |{figures}"
+def _row(file: Path, rates: list[Rates] | None, columns: int) -> str:
+    figures = [(f"{found.wer:.1%}", f"{found.cer:.1%}") for found in rates] if rates else [("–", "–")] * columns
+    cells = "".join(f" {wer} | {cer} |" for wer, cer in figures)
+    return f"| `onnx/{file.name}` | {_DESCRIPTIONS[file.name]} | {file.stat().st_size / 1e6:.1f} MB |{cells}"
 
 
 def _note(rates: dict[str, list[Rates]]) -> str:

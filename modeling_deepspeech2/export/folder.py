@@ -40,6 +40,8 @@ def export(
     live: bool = False,
     decoder: CTCBeamSearchDecoder | None = None,
     source: str = "",
+    splits: dict[str, Any] | None = None,
+    hub_model_id: str | None = None,
 ) -> None:
     """Writes the folder; it is there when it is complete, and not before.
 
@@ -47,7 +49,8 @@ def export(
         output: a new folder, or an empty one.
         live: also the graph for streams.
         decoder: to put beside the graphs, for this package.
-        source: the folder or name of the model, for the card.
+        source, hub_model_id: names of the model and of the exported one, for the card.
+        splits: [`SpeechData`] by its name, on which each file is measured, for the card.
 
     Raises:
         UserError: `output` holds something, other programs cannot spell the alphabet, or the model cannot transcribe a
@@ -66,7 +69,13 @@ def export(
         _write_texts(model.config, processor, symbols, states, unfinished)
         if decoder is not None:
             decoder.save_pretrained(unfinished)
-        write_card(unfinished, output.name, source, processor, model.config.inputs_to_logits_ratio)
+        rates = None
+        if splits:
+            from .measurement import measure_files  # which needs the packages of the training
+
+            rates = measure_files(unfinished, processor, splits)
+        ratio = model.config.inputs_to_logits_ratio
+        write_card(unfinished, output.name, source, processor, ratio, hub_model_id, rates)
         os.replace(unfinished, output)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

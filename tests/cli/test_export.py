@@ -1,0 +1,81 @@
+"""`deepspeech2 export`, as people type it."""
+
+import re
+
+import pyarrow.parquet
+import pytest
+from conftest import REPOSITORY
+
+from modeling_deepspeech2.cli.main import main
+from modeling_deepspeech2.training.publishing import save_repository
+
+
+pytest.importorskip("onnx", reason='needs the packages of the export: pip install -e ".[onnx]"')
+pytest.importorskip("onnxruntime", reason='needs the packages of the export: pip install -e ".[onnxruntime]"')
+
+
+@pytest.fixture(scope="module")
+def live_folder(tmp_path_factory, make_tiny_model, processor):
+    folder = tmp_path_factory.mktemp("live")
+    save_repository(folder, make_tiny_model(bidirectional=False), processor)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    """Six utterances as a data set."""
+    folder = tmp_path_factory.mktemp("speech")
+    table = pyarrow.parquet.read_table(next((REPOSITORY / "demo" / "speech" / "english").glob("test-*.parquet")))
+    pyarrow.parquet.write_table(table.slice(0, 6), folder / "test-00000-of-00001.parquet")
+    return folder
+
+
+def test_a_model_becomes_a_folder_with_the_error_rates_of_its_files(capsys, tmp_path, live_folder, speech):
+    output = tmp_path / "new" / "tiny-onnx"
+    arguments = ["export", live_folder, output, "--live", "--dataset", speech, "--split", "test"]
+    assert main([str(argument) for argument in arguments]) == 0
+    assert str(output) in capsys.readouterr().out
+    card = (output / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `onnx/(\S+)` \|.* MB \| (\S+) \| (\S+) \|$", card, re.MULTILINE)
+    assert len(rows) == len(list((output / "onnx").iterdir()))
+    measured = {name: (wer, cer) for name, wer, cer in rows if wer != "–"}
+    assert set(measured) == {f"model{kind}.onnx" for kind in ("", "_fp16", "_quantized", "_unit_variance")}
+    assert all(rate.endswith("%") for rates in measured.values() for rate in rates)
+    assert "6 utterances of test" in card
+
+
+def test_a_decoder_beside_the_model_comes_along(tmp_path, tiny_model_with_decoder):
+    assert main(["export", str(tiny_model_with_decoder), str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "language_model.safetensors").is_file()
+
+
+def test_the_folder_goes_to_a_repository_of_its_own(tmp_path, tiny_model_folder, monkeypatch):
+    """What an upload does is tested with the publishing; here, what is uploaded, and where to."""
+    uploads = []
+    monkeypatch.setattr("modeling_deepspeech2.training.publishing.push_repository", lambda *given: uploads.append(given))
+    output = tmp_path / "out"
+    assert main(["export", str(tiny_model_folder), str(output), "--push_to_hub", "tester/tiny-onnx"]) == 0
+    assert uploads == [(output, "tester/tiny-onnx", [])]
+    assert '"tester/tiny-onnx"' in (output / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "reason"),
+    [
+        ("/no/such/folder", [], "--model: found no Deep Speech 2 model in /no/such/folder"),
+        ("bidirectional", ["--live"], "bidirectional model"),
+        ("bidirectional", ["--split", "test"], "--split: found splits without --dataset"),
+        ("bidirectional", ["--dataset", "nowhere/at/all/x", "--split", "test"], "nowhere/at/all/x"),
+        ("taken", [], "OUTPUT: .* is there already"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_nothing_is_written(capsys, tmp_path, tiny_model_folder, model, options, reason):
+    output = tmp_path / "out"
+    if model == "taken":
+        output.mkdir()
+        (output / "mine.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["export", model if "/" in model else str(tiny_model_folder), str(output), *options]) == 2
+    error = capsys.readouterr().err
+    assert re.search(reason, error) and len(error.strip().splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
