@@ -16,8 +16,8 @@ import numpy as np
 
 from ..decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder, Hypothesis
 from ..errors import UserError
-from ..feature_extraction_deepspeech2 import mono
 from ..transcription.utterances import LONGEST_UTTERANCE, LiveText, UtteranceDecoder
+from ..waveform import mono
 from .engine import Engine, StateTable
 
 
@@ -90,12 +90,12 @@ class LiveStream:
         return self.waiting / self._dispatcher.engine.sampling_rate
 
     def put(self, samples: np.ndarray) -> None:
-        """Goes on by some samples: floating point in [-1, 1], at the model's rate, shape (samples,).
+        """Goes on by some samples at the model's rate, of shape and type as [`mono`](waveform.py) takes them.
 
         Raises:
             ValueError: samples that are not such numbers, or a stream that is finished.
         """
-        piece = mono(samples).numpy()
+        piece = np.array(mono(samples, "the piece"))
         if self.is_finishing or self.is_closed:
             raise ValueError("This stream is finished: open another one for what comes.")
         if len(piece):

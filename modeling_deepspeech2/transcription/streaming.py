@@ -104,13 +104,13 @@ class AcousticState:
         return cls(windows, recurrent, torch.cat([state.lookahead for state in states]) if has_lookahead else None)
 
     def split(self) -> list["AcousticState"]:
-        """One batch -> its streams."""
+        """One batch -> its streams, each with a memory of its own: one that stalls does not keep the whole batch."""
         size = len(self.windows[0])
         if size == 1:
             return [self]
-        windows = zip(*(window.split(1) for window in self.windows))
+        windows = zip(*(_rows(window) for window in self.windows))
         recurrent = zip(*(_split_recurrent(part, size) for part in self.recurrent))
-        lookahead = [None] * size if self.lookahead is None else self.lookahead.split(1)
+        lookahead = [None] * size if self.lookahead is None else _rows(self.lookahead)
         return [AcousticState(list(w), list(r), kept) for w, r, kept in zip(windows, recurrent, lookahead)]
 
 
@@ -122,8 +122,12 @@ def _join_recurrent(parts: tuple) -> Tensor | tuple[Tensor, ...] | None:
 
 def _split_recurrent(part: Tensor | tuple[Tensor, ...] | None, size: int) -> list:
     if isinstance(part, tuple):
-        return list(zip(*(values.split(1, dim=1) for values in part)))
-    return [None] * size if part is None else list(part.split(1, dim=1))
+        return list(zip(*(_rows(values, 1) for values in part)))
+    return [None] * size if part is None else _rows(part, 1)
+
+
+def _rows(part: Tensor, dim: int = 0) -> list[Tensor]:
+    return [row.clone() for row in part.split(1, dim=dim)]
 
 
 class StreamingModel:
