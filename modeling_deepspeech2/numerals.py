@@ -5,6 +5,7 @@ percent, money and degrees. A sign or a number that is read in a way not known h
 """
 
 import functools
+import itertools
 import logging
 import re
 import unicodedata
@@ -112,7 +113,14 @@ _POINTS = {
     "tr": "virgül", "vi": "phẩy",
 }  # fmt: skip
 
-_HOURS = {"de": "{} uhr {}", "fr": "{} heures {}", "hu": "{} óra {}", "it": "{} e {}", "ja": "{}時{}分", "pt": "{} e {}"}
+_HOURS = {
+    "de": ("{} uhr", "{} uhr {}"),
+    "fr": ("{} heures", "{} heures {}"),
+    "hu": ("{} óra", "{} óra {}"),
+    "it": ("{}", "{} e {}"),
+    "ja": ("{}時", "{}時{}分"),
+    "pt": ("{}", "{} e {}"),
+}  # the full hour, and with minutes; others read two numbers
 _YEARS = {"de": "{}hundert{}", "nl": "{}honderd{}", "sv": "{}hundra{}"}  # 1100 to 1999; others: as num2words has them
 _YEARS_OF_NUM2WORDS = {"da", "en", "no"}
 
@@ -135,9 +143,9 @@ _ORDINALS = {
 }
 # A number with the ending of a case is read as one word, which nothing here knows.
 _CASES = {
-    **dict.fromkeys(("be", "bg", "ru", "uk"), r"-[^\W\d_]{1,3}\b"),
+    **dict.fromkeys(("be", "bg", "ru", "uk"), r"-?[^\W\d_]{1,3}\b"),
     "fi": r":[^\W\d_]+",
-    "hu": r"-[^\W\d_]+",
+    "hu": r"-?[^\W\d_]+",
     "sv": r":[^\W\d_]+",
 }
 
@@ -208,13 +216,16 @@ class _Reader:
         self.is_suffixing = self.language in ("az", "tr")  # 5'te is read as one word
         self.signs = _SIGNS.get(self.language, {})
         is_point = self.language in _POINT_DECIMAL_LANGUAGES
+        self.separators = ".," if is_point else ",."
         self.groups, point = (f"[,{_SPACES_OF_NUMBERS}]", r"\.") if is_point else (f"[. '{_SPACES_OF_NUMBERS}]", ",")
         signs = "|".join(map(re.escape, self.signs)) or "(?!)"
+        is_before = (sign not in ("%", "°", "zł") or (self.language, sign) in _READ_BEFORE for sign in self.signs)
+        before = "|".join(map(re.escape, itertools.compress(self.signs, is_before))) or "(?!)"
         cases = _CASES.get(self.language, "(?!)")
         ordinal = _ORDINALS.get(self.language, "(?!)")
         space = f"[ {_SPACES_OF_NUMBERS}]?"
         self.number = re.compile(
-            rf"(?:(?P<before>{signs}){space})?(?:(?<!\w)'(?=\d))?(?P<sign>(?<!\S)[-−])?"
+            rf"(?:(?P<before>{before}){space})?(?:(?<!\w)'(?=\d))?(?P<sign>(?<!\S)[-−])?"
             rf"(?:(?P<whole>\d{{1,3}}(?P<group>{self.groups})\d{{3}}(?:(?P=group)\d{{3}})*(?!\d)|\d+)"
             rf"(?:{point}(?P<decimals>\d+)|(?P<mixed> ?{_VULGAR})|(?P<ordinal>{ordinal})(?!\w)|(?P<plural>'?s\b)"
             rf"|(?P<case>{cases}))?|(?P<vulgar>{_VULGAR}))(?:{space}(?P<after>{signs})(?P<celsius>c\b)?)?"
@@ -226,22 +237,22 @@ class _Reader:
         return re.sub(r"\bو ", "و", words) if self.language == "ar" else words
 
     def read(self, text: str) -> str:
+        # Arabic separators of decimals and thousands
+        text = re.sub(r"(?<=\d)[٫٬](?=\d)", lambda match: self.separators[match[0] == "٬"], text)
         if self.is_suffixing:
             text = re.sub(r"(?<=\d)'(?=[^\W\d_])", "", text)
-        text = re.sub(r"(?<![\d:.,])([01]?\d|2[0-4]):([0-5]\d)(?![\d:])", self._replace(self._hour), text)
+        text = re.sub(r"(?<![\d:.,])([01]?\d|2[0-4]):([0-5]\d)(?![\d:])(?: uhr\b)?", self._replace(self._hour), text)
         if self.language == "fr":
             text = re.sub(r"\b([01]?\d|2[0-4]) ?h(?: ?([0-5]\d)|\b)", self._replace(self._hour), text)
         return self.number.sub(self._replace(self._number), text)
 
-    def _replace(self, spell: Callable[[re.Match], str | None]) -> Callable[[re.Match], str]:
+    def _replace(self, spell: Callable[[re.Match], str]) -> Callable[[re.Match], str]:
         def replace(match: re.Match) -> str:
             text = match.string
             try:
                 words = spell(match)
             except Exception as error:  # num2words has gaps in some languages; the digits stay, and are named as unknown
                 logger.warning("num2words does not read %r in language %r: %s", match[0], self.language, error)
-                return match[0]
-            if words is None:
                 return match[0]
             following = text[match.end() : match.end() + 1]
             if self.is_suffixing and following in tuple("aeıioöuü"):
@@ -254,28 +265,22 @@ class _Reader:
 
     def _hour(self, match: re.Match) -> str:
         hour, minute = int(match[1]), match[2] or ""
-        pattern = _HOURS.get(self.language, "{} {}")
-        hours = self.say(hour)
+        hours = "ein" if self.language == "de" and hour == 1 else self.say(hour)
         if self.language == "fr":
             hours = hours[:-2] + "une" if hours.endswith("un") else hours
-            pattern = pattern.replace("heures", "heure") if hour <= 1 else pattern
-        if self.language == "de":
-            hours = "ein" if hour == 1 else hours
-            pattern = "{} {}" if minute != "00" and match.string[match.end() :].startswith(" uhr ") else pattern
         if self.language == "en" and minute.startswith("0"):
             whole_hour = "o'clock" if hour <= 12 else "hundred"
             return f"{hours} {whole_hour if minute == '00' else 'oh ' + self.say(int(minute))}"
-        if self.language in _HOURS and minute in ("", "00"):
-            words = pattern[: pattern.rindex("{}")].format(hours).strip()
-            followed = match.string[match.end() :].startswith(" uhr")
-            return words.removesuffix(" uhr") if followed else words.removesuffix(" e")
-        zero = self.language not in _HOURS and minute.startswith("0")
-        return pattern.format(hours, self._digits(minute) if zero else self.say(int(minute)))
+        if self.language not in _HOURS:
+            return f"{hours} {self._digits(minute) if minute.startswith('0') else self.say(int(minute))}"
+        whole_hour, with_minutes = _HOURS[self.language]
+        words = whole_hour if minute in ("", "00") else with_minutes.format("{}", self.say(int(minute)))
+        return (words.replace("heures", "heure") if hour <= 1 else words).format(hours)
 
-    def _number(self, match: re.Match) -> str | None:
+    def _number(self, match: re.Match) -> str:
         whole, vulgar = re.sub(self.groups, "", match["whole"] or ""), (match["mixed"] or match["vulgar"] or "").strip()
         if match["case"]:
-            return None
+            return match[0].replace("-", "")  # 5-го stays one word, 5го
         words = self._quantity(match, whole, vulgar)
         for side in ("before", "after"):
             if match[side]:

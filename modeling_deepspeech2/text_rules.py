@@ -19,6 +19,7 @@ from .script import drop_spaces, has_spaces_between_phrases, is_unspaced
 _SPOKEN_PUNCTUATION = "%&@#‰§"
 
 _APOSTROPHES = dict.fromkeys(map(ord, "‘’‛ʻʼ`´′՚＇"), "'")
+_SAME_SIGNS = {ord("‧"): "·", ord("٪"): "%"}
 # Where the glottal stop is a letter, no apostrophe is a quotation mark.
 _GLOTTAL_STOPS = {"haw": "ʻ", "sm": "ʻ", "to": "ʻ", "ty": "ʻ", "gn": "ʼ", "nv": "ʼ"}
 
@@ -124,11 +125,12 @@ _SYMBOL_AT_LETTER = regex.compile(rf"(?<=\p{{L}}\p{{M}}*)(?={_SYMBOL})|(?<={_SYM
 
 # Letters that one language writes with two code points, or by the keyboard of a neighbour.
 _SPELLINGS = {
+    "ca": str.maketrans("•", "·"),
     "fa": str.maketrans("يىك", "ییک"),
     "ur": str.maketrans("يك", "یک"),
     "ro": str.maketrans("şţŞŢ", "șțȘȚ"),
 }
-_STRESS = regex.compile("(?<=[аеиоуыэюяєії])\u0301", regex.IGNORECASE)  # an aid for readers
+_STRESS = regex.compile("(?<=[аеиоуъыэюяєії])\u0301", regex.IGNORECASE)  # an aid for readers
 _STRESSED = {"be", "bg", "ru", "uk"}
 _DOTTED_I = {"az", "aze", "crh", "gag", "tr", "tur"}
 _DOT_ABOVE = re.compile("([iįj])\u0307")
@@ -162,7 +164,7 @@ def _plain(text: str, language: str | None) -> str:
     """One way to write each letter, nothing invisible, one kind of apostrophe."""
     if not text.isascii():
         text = text.translate(_ZERO_WIDTH_SPACES) if has_spaces_between_phrases(language) else text
-        text = unicodedata.normalize("NFC", text.translate(_INSIDE_WORDS)).translate(_PLAIN_FORMS)
+        text = unicodedata.normalize("NFC", text.translate(_INSIDE_WORDS)).translate(_PLAIN_FORMS).translate(_SAME_SIGNS)
         text = _CHILLU.sub(lambda match: _CHILLUS[match[1]], text)
         text = _INVISIBLE.sub("", _JOINERS_IN_A_ROW.sub(r"\1\2", text))
         text = _TYPED_AM.sub(_compose_am, text).replace("เเ", "แ")
