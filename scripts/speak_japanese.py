@@ -1,4 +1,4 @@
-"""Makes a folder of recordings in a script without spaces to try "your own language in five commands" with: Japanese, synthetic.
+"""Makes a folder of recordings in a script without spaces to try "your own language in five commands": Japanese, synthetic.
 
     pip install espeakng-loader==0.2.4
     python scripts/speak_japanese.py my_recordings
