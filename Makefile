@@ -1,5 +1,6 @@
 # make demo [LANGUAGE=mandarin]   train from scratch on the bundled speech, then transcribe voices never heard (about 8 min)
 # make app                        open the page on which one sees the models of checkpoints/ at work
+# make web                       build and serve the page that needs no server: models in the browser, offline too (needs npm)
 # make test                       run the tests
 # make benchmarks                 print what is measured (about 10 min)
 # make style, make quality        format the code, or check it
@@ -13,7 +14,7 @@ BIN := .venv/bin
 export GOMP_SPINCOUNT ?= 10000
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo app test benchmarks style quality
+.PHONY: demo app web test benchmarks style quality
 
 .venv/%.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -26,6 +27,15 @@ demo: .venv/train.installed
 
 app: .venv/app.installed
 	$(BIN)/python app.py
+
+web/models/%: checkpoints/deepspeech2-%/model.safetensors | .venv/onnx.installed
+	rm -rf $@
+	$(BIN)/deepspeech2 export $(<D) $@ $(if $(findstring live,$*),--live)
+
+web: web/models/english-live web/models/english web/models/mandarin
+	cd web && ONNXRUNTIME_NODE_INSTALL=skip npm ci --ignore-scripts --no-audit --no-fund
+	cd web && node build.js $(patsubst web/%,%,$^)
+	$(BIN)/python -m http.server --directory web/dist 8000
 
 test: .venv/test.installed
 	$(BIN)/python -m pytest -n auto --dist worksteal
