@@ -41,7 +41,7 @@ test: .venv/test.installed
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 benchmarks: .venv/train.installed
-	$(BIN)/python -m benchmarks --chart benchmarks/recurrence.svg
+	$(BIN)/python -m benchmarks --chart docs/images/recurrence.svg
 
 style: .venv/style.installed
 	$(BIN)/ruff check --fix .

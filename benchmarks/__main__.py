@@ -2,7 +2,7 @@
 
     python -m benchmarks                      # all of it: about 10 minutes on two cores
     python -m benchmarks layer stream         # some of it
-    python -m benchmarks --chart benchmarks/recurrence.svg
+    python -m benchmarks --chart docs/images/recurrence.svg
 
 Every ratio is between contenders that took turns in this run; it says how many times as long the other one takes. The
 median is over the rounds, with quartiles. As in `run_ctc.py`, the process keeps the memory that it frees. Batches hold 16
