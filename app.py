@@ -1,13 +1,14 @@
-"""The page on which one sees Deep Speech 2 at work: speak, upload or pick a clip, and follow it from sound to text.
+"""The demo page: speak, upload or pick a clip, and follow it from sound to text.
 
-What is shown of a clip is made in `demo/steps.py`; here are the page around it and the live mode. Nothing here trains, and
-nothing is fetched but models that are named on the Hub.
+`demo/steps.py` makes what is shown of a clip; this file holds the page around it, the live mode, and the endpoint
+`/transcribe`, which gives programs the text and the words in time. Nothing is downloaded but models named on the Hub.
 
 A Hub Space (SDK Gradio) needs this file, the folder `demo` beside it, the models' names on the Hub in `MODELS` below, and a
 `requirements.txt` with this package: `modeling-deepspeech2[app] @ git+https://…`.
 """
 
 import argparse
+import dataclasses
 import functools
 import os
 import sys
@@ -26,7 +27,7 @@ import pyarrow.parquet
 import soxr
 from transformers.utils import logging
 
-from demo.steps import Recognizer, hear, load, page_html
+from demo.steps import Heard, Recognizer, hear, load, page_html
 from modeling_deepspeech2 import DeepSpeech2Stream
 from modeling_deepspeech2.audio import AudioError, read_audio, to_mono
 from modeling_deepspeech2.transcription.streaming import StreamingModel
@@ -36,25 +37,51 @@ HERE = Path(__file__).resolve().parent
 MODELS = {name: str(HERE / f"checkpoints/deepspeech2-{name}") for name in ("english", "mandarin", "english-live")}
 CLIPS = HERE / "demo/speech"
 NUM_CLIPS = 12  # to pick from, in each language
+EXAMPLES = {"English": (HERE / "demo/office.ogg", "turn on the light in the office")}  # what the page opens with
 LONGEST_CLIP = 30  # seconds; of longer ones the picture is too wide to look at
 
 
+def read_clip(recognizer: Recognizer, file: str | Path) -> Heard:
+    """The clip in a file, and what each step made of it.
+
+    Raises:
+        AudioError: it cannot be read, or is too long for this page.
+    """
+    rate, name = recognizer.processor.feature_extractor.sampling_rate, Path(file).name
+    waveform = read_audio(file, rate, name)
+    if len(waveform) > LONGEST_CLIP * rate:
+        raise AudioError(
+            f"{name} lasts {len(waveform) / rate:.0f} s, and this page shows clips of up to {LONGEST_CLIP} s; "
+            "the command deepspeech2 transcribe reads recordings of any length."
+        )
+    return hear(recognizer, waveform)
+
+
 def show(recognizers: dict[str, Recognizer], file: str | None, language: str) -> str:
-    """An audio file, or none yet -> what stands below the controls."""
+    """What stands below the controls: the steps of an audio file, or of an example while there is none."""
+    recognizer, introduction = recognizers[language], ""
     if file is None:
-        return "<section>Pick a clip, upload one or speak, and see here what the model makes of it.</section>"
-    recognizer, name = recognizers[language], Path(file).name
-    rate = recognizer.processor.feature_extractor.sampling_rate
+        example, text = EXAMPLES.get(language, (None, ""))
+        if example is None or not example.is_file():
+            return "<section>Pick a clip, upload one or speak: here you will see how the model turns it into text.</section>"
+        file = str(example)
+        introduction = f"<section>An example: a synthetic voice says “{escape(text)}”.</section>"
     try:
-        waveform = read_audio(file, rate, name)
-        if len(waveform) > LONGEST_CLIP * rate:
-            raise AudioError(
-                f"{name} lasts {len(waveform) / rate:.0f} s, and this page shows clips of up to {LONGEST_CLIP} s; "
-                "the command deepspeech2 transcribe reads recordings of any length."
-            )
+        return introduction + page_html(recognizer, read_clip(recognizer, file))
     except AudioError as error:
         return f"<section>{escape(str(error))}</section>"
-    return page_html(recognizer, hear(recognizer, waveform))
+
+
+def transcribe(recognizers: dict[str, Recognizer], file: str, language: str) -> tuple[str, dict]:
+    """The endpoint for programs: the text of a clip, and its words in time."""
+    if language not in recognizers:
+        raise gradio.Error(f"language: found {language!r}, expected one of {', '.join(recognizers)}.")
+    try:
+        heard = read_clip(recognizers[language], file)
+    except AudioError as error:
+        raise gradio.Error(str(error)) from error
+    words = [dataclasses.asdict(word) for word in heard.words]
+    return heard.hypotheses[0].text, {"seconds": heard.seconds, "words": words}
 
 
 # Live.
@@ -175,7 +202,7 @@ def build_page(
         return {"choices": clips[language], "value": None, "visible": bool(clips[language])}
 
     with gradio.Blocks(title="Deep Speech 2", analytics_enabled=False) as page:
-        gradio.HTML("<h1>Deep Speech 2</h1><p>Sound goes in, text comes out, and here one sees every step between.</p>")
+        gradio.HTML("<h1>Deep Speech 2</h1><p>How a neural network turns speech into text, step by step.</p>")
         if recognizers:
             with gradio.Tab("A clip"):
                 with gradio.Row():
@@ -192,9 +219,20 @@ def build_page(
                 result = gradio.HTML(
                     show(recognizers, None, language.value), js_on_load=PLAY, elem_id="result", apply_default_css=False
                 )
-            language.change(lambda name: gradio.Dropdown(**choice(name)), language, clip)
-            clip.input(lambda file: file, clip, sound)
-            gradio.on([sound.change, language.change], functools.partial(show, recognizers), [sound, language], result)
+            language.change(lambda name: gradio.Dropdown(**choice(name)), language, clip, api_visibility="private")
+            clip.input(lambda file: file, clip, sound, api_visibility="private")
+            gradio.on(
+                [sound.change, language.change], functools.partial(show, recognizers), [sound, language], result,
+                api_visibility="private",
+            )  # fmt: skip
+            # For programs; the button and what it fills are never seen.
+            gradio.Button(visible=False).click(
+                functools.partial(transcribe, recognizers),
+                [sound, language],
+                [gradio.Textbox(label="text", visible=False), gradio.JSON(label="words", visible=False)],
+                api_name="transcribe",
+                api_description="The text of a clip of up to 30 seconds, and its words with times and confidences.",
+            )
         if live is not None:
             model = StreamingModel(live.model)
 
@@ -210,8 +248,9 @@ def build_page(
             voice.stream(
                 functools.partial(hear_more, start), [voice, microphone], [text, microphone],
                 stream_every=0.3, concurrency_id="live", concurrency_limit=1, show_progress="hidden",
+                api_visibility="private",
             )  # fmt: skip
-            voice.stop_recording(hear_end, microphone, [text, microphone], concurrency_id="live")
+            voice.stop_recording(hear_end, microphone, [text, microphone], concurrency_id="live", api_visibility="private")
     return page
 
 
@@ -228,7 +267,7 @@ def write_clips(language: str, folder: Path) -> list[tuple[str, str]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Opens a page on which one sees Deep Speech 2 at work.")
+    parser = argparse.ArgumentParser(description="Opens the demo page in a browser.")
     for option, name in (("english", "english"), ("mandarin", "mandarin"), ("live", "english-live")):
         parser.add_argument(f"--{option}", default=MODELS[name], metavar="MODEL", help="a folder or a name on the Hub")
     settings = parser.parse_args(arguments)

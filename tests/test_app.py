@@ -57,6 +57,13 @@ def expected_text(tiny_model_with_decoder, encoded_clips) -> str:
     return pipeline("automatic-speech-recognition", model=str(tiny_model_with_decoder))(encoded_clips[0][1])["text"]
 
 
+@pytest.fixture(scope="module")
+def example_text(tiny_model_with_decoder) -> str:
+    return pipeline("automatic-speech-recognition", model=str(tiny_model_with_decoder))(str(app.EXAMPLES["English"][0]))[
+        "text"
+    ]
+
+
 # The steps.
 
 
@@ -273,11 +280,31 @@ def wait(browser, script: str):
     return found
 
 
+def test_the_page_opens_with_an_example_worked_out(browser, example_text):
+    assert wait(browser, "return document.querySelector('#result .transcript')?.textContent") == example_text
+    assert "turn on the light in the office" in browser.execute_script(
+        "return document.querySelector('#result').textContent"
+    )
+
+
+def test_programs_get_text_and_words(address, encoded_clips, expected_text, tmp_path):
+    """By the endpoint that the page names, the only one; a mistake is a sentence."""
+    gradio_client = pytest.importorskip("gradio_client")
+    (tmp_path / "clip.ogg").write_bytes(encoded_clips[0][1])
+    client, clip = gradio_client.Client(address, verbose=False), gradio_client.handle_file(tmp_path / "clip.ogg")
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/transcribe"]
+    text, found = client.predict(clip, "English", api_name="/transcribe")
+    assert text == expected_text == " ".join(word["text"] for word in found["words"])
+    assert all(0 <= word["start"] <= word["end"] <= found["seconds"] for word in found["words"])
+    with pytest.raises(Exception, match="language|Klingon"):
+        client.predict(clip, "Klingon", api_name="/transcribe")
+
+
 def test_an_uploaded_clip_is_transcribed_in_the_browser(browser, encoded_clips, expected_text, tmp_path):
     (tmp_path / "clip.ogg").write_bytes(encoded_clips[0][1])
     wait(browser, "return document.querySelector('input[type=file]')").send_keys(str(tmp_path / "clip.ogg"))
-    transcript = wait(browser, "return document.querySelector('#result .transcript')?.textContent")
-    assert transcript == expected_text
+    shown = "document.querySelector('#result .transcript')?.textContent"
+    wait(browser, f"return {shown} === {json.dumps(expected_text)}")
     picture = "const picture = document.querySelector('#result img'); return picture.complete && picture.naturalWidth"
     assert wait(browser, picture) > 700
     assert not browser.execute_script("return document.documentElement.scrollWidth > window.innerWidth")

@@ -1,0 +1,132 @@
+"""Documents say what is so: links lead somewhere, paths exist, commands can be typed, figures are those of the files."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from modeling_deepspeech2.cli import main as cli
+from modeling_deepspeech2.training.arguments import parse_arguments
+
+
+REPOSITORY = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "tokenizer").glob("*.md")]
+    + [*(REPOSITORY / "checkpoints").glob("*/README.md"), *(REPOSITORY / "demo").rglob("*.md")]
+)
+# Top-level names of the repository: what begins with one of them in a document must be there.
+SHELVES = (
+    "modeling_deepspeech2 tests docs demo recipes checkpoints tokenizer benchmarks examples scripts web app.py run_ctc.py"
+)
+WRITTEN_BY_COMMANDS = {"tokenizer/mine", "tokenizer/other", "tokenizer/russian", "docs/images/page.png"}
+
+ids = [str(path.relative_to(REPOSITORY)) for path in DOCUMENTS]
+
+
+def blocks(document: Path) -> list[tuple[str, str]]:
+    """Language and content of the code blocks."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(document: Path) -> list[str]:
+    """What a reader is told to type: in shell blocks, and within sentences."""
+    lines = []
+    for language, content in blocks(document):
+        if language in ("bash", "console", "sh", ""):
+            lines += content.replace("\\\n", " ").splitlines()
+    prose = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines += [" ".join(found.split()) for found in re.findall(r"`([^`]+)`", prose)]
+    return [line.removeprefix("$ ").strip() for line in lines]
+
+
+def words(command: str) -> list[str]:
+    """Those of the last command of a pipe, without redirections, comments and variables."""
+    last = re.split(r"\s\|\s", re.sub(r"^(?:\w+=\S+ )+", "", command))[-1]
+    found = shlex.split(last, comments=True)
+    return found[: found.index(">")] if ">" in found else found
+
+
+def test_the_readme_is_one_page():
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").split()) <= 1_000
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_links_lead_somewhere(document):
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]*)", text):
+        if target and not re.match(r"https?:|mailto:", target):
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_anchors_are_headings(document):
+    for target, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        other = document.parent / target if target else document
+        headings = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_paths_are_there(document):
+    text = document.read_text(encoding="utf-8")
+    shelves = "|".join(map(re.escape, SHELVES.split()))
+    for path in re.findall(rf"(?<![\w./])((?:{shelves})(?:/[\w.*-]+)*)(?![\w(])", text):
+        path = path.rstrip(".")
+        if "*" not in path and path not in WRITTEN_BY_COMMANDS:
+            assert (REPOSITORY / path).exists() or (document.parent / path).exists(), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_commands_can_be_typed(document, capsys):
+    """By the parsers of the commands themselves."""
+    for command in commands(document):
+        if command.startswith("deepspeech2 "):
+            name, *arguments = words(command)[1:]
+            if name in ("--version", "COMMAND") or (name in cli.COMMANDS and not arguments):
+                continue
+            if name == "train":
+                parse_arguments(arguments, "")
+                continue
+            assert name in cli.COMMANDS, command
+            if arguments != ["--help"] and not command.endswith("…"):
+                try:
+                    cli.make_parser(name, cli.load(name)).parse_args([name, *arguments])
+                except SystemExit:
+                    pytest.fail(f"{command}\n{capsys.readouterr().err}")
+        elif re.match(r"(?:\w+=\S+ )*(?:accelerate launch|torchrun) .*run_ctc\.py\b.", command):
+            arguments = words(command)
+            recipe = arguments[arguments.index("run_ctc.py") + 1 :]
+            given = [re.sub(r"^\$PWD/", "", argument) for argument in recipe]
+            try:
+                parse_arguments(given, "")
+            except SystemExit:
+                pytest.fail(f"{command}\n{capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_modules_and_make_targets_exist(document):
+    targets = set(re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    for command in commands(document):
+        if found := re.match(r"make ([\w-]+)", command):
+            assert found[1] in targets, command
+        if found := re.match(r"python -m (benchmarks|modeling_deepspeech2)([\w.]*)", command):
+            module = REPOSITORY / (found[1] + found[2]).replace(".", "/")
+            assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), command
+
+
+def test_python_in_documents_compiles():
+    for document in DOCUMENTS:
+        for language, content in blocks(document):
+            if language == "python":
+                compile(content, str(document), "exec")
+
+
+@pytest.mark.parametrize("folder", sorted((REPOSITORY / "checkpoints").iterdir()), ids=lambda path: path.name)
+def test_the_sizes_in_the_readme_are_those_of_the_checkpoints(folder):
+    from modeling_deepspeech2 import DeepSpeech2ForCTC
+
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| \[[^|]*\(checkpoints/{folder.name}/README.md\) \|.*$", text, re.MULTILINE)
+    size = DeepSpeech2ForCTC.from_pretrained(folder).num_parameters()
+    assert f"| {size / 1e6:.1f} M |" in row
