@@ -1,9 +1,10 @@
-# make demo [LANGUAGE=mandarin]   train from scratch on the bundled speech, then transcribe voices never heard (about 8 min)
-# make app                        open the page on which one sees the models of checkpoints/ at work
-# make web                       build and serve the page that needs no server: models in the browser, offline too (needs npm)
+# make demo [LANGUAGE=mandarin]   train from scratch on the bundled speech, then transcribe unseen voices (about 8 min)
+# make app                        open the demo page with the models of checkpoints/
+# make web                        build and serve the page that needs no server: models in the browser, offline too (needs npm)
 # make test                       run the tests
 # make benchmarks                 print what is measured (about 10 min)
-# make style, make quality        format the code, or check it
+# make style, make quality        format the code, or check it and its types
+# make docs                       build the site of docs/ into site/
 # Each sets up .venv first; nothing but Python and a package index is needed.
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN := .venv/bin
 export GOMP_SPINCOUNT ?= 10000
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo app web test benchmarks style quality
+.PHONY: demo app web test benchmarks style quality docs
 
 .venv/%.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -50,3 +51,6 @@ style: .venv/style.installed
 quality: .venv/style.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: .venv/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
