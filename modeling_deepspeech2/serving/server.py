@@ -1,6 +1,8 @@
 """Runs the application on a port, and ends it so that live streams get their last text."""
 
 import contextlib
+import signal
+import sys
 from pathlib import Path
 
 import uvicorn
@@ -92,5 +94,6 @@ def read_token(file: str | Path | None, host: str) -> str | None:
 
 def run(server: Server) -> None:
     """Serves until a signal ends it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn ends all streams, then raises the signal again
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
