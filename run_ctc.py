@@ -214,7 +214,7 @@ def main(argv: list[str]) -> None:
         )
         print(f"The model is in {output}.")
         if training.push_to_hub:
-            print("Published:", push_repository(output, training.hub_model_id, ["checkpoints*/*", "run_ctc/*"]))
+            print("Published:", push_repository(output, training.hub_model_id, training.hub_private_repo or None))
     accelerator.end_training()
 
 

@@ -82,15 +82,17 @@ class DeepSpeech2ConvolutionLayer(nn.Module):
             padding=(kernel_size[0] // 2, kernel_size[1] // 2),
             bias=config.batch_norm == "off",
         )
+        self.stride = self.conv.stride  # adapters wrap the convolution
         self.norm = make_norm(config, config.conv_channels[index])
 
     def output_length(self, length: Tensor | int) -> Tensor | int:
         """Frames after the layer: ⌈length / stride⌉, and none from none."""
-        return (length + self.conv.stride[0] - 1) // self.conv.stride[0]
+        return (length + self.stride[0] - 1) // self.stride[0]
 
     def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, PackedFrames]:
         """(batch, channels, time, frequency), zero in the padding -> the same kind of tensor, and its frames"""
-        in_phases = self.training and hidden_states.device.type == "cpu" and max(self.conv.stride) > 1
+        is_plain = type(self.conv) is nn.Conv2d
+        in_phases = self.training and hidden_states.device.type == "cpu" and max(self.stride) > 1 and is_plain
         outputs = convolve_phases(hidden_states, self.conv) if in_phases else self.conv(hidden_states)
         outputs = outputs.permute(0, 2, 3, 1)  # a frame's values together: frames become rows
         frames = PackedFrames(self.output_length(lengths), outputs.shape[1])
@@ -252,7 +254,7 @@ class DeepSpeech2Model(DeepSpeech2PreTrainedModel):
         self.convolutions = nn.ModuleList()
         for index, out_channels in enumerate(config.conv_channels):
             layer = DeepSpeech2ConvolutionLayer(config, index, channels)
-            channels, bins = out_channels, -(-bins // layer.conv.stride[1])
+            channels, bins = out_channels, -(-bins // layer.stride[1])
             self.convolutions.append(layer)
         self.layers = nn.ModuleList(
             DeepSpeech2RecurrentLayer(config, channels * bins if index == 0 else config.hidden_size)

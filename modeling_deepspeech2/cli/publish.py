@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write this folder; it must not exist yet")
     parser.add_argument("--hub_model_id", metavar="USER/NAME", help="upload the model to this repository of the Hub")
+    parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16"),
@@ -46,5 +47,5 @@ def run(settings: argparse.Namespace) -> int:
         if settings.output is not None:
             print(f"The repository is in {output}.")
         if settings.hub_model_id is not None:
-            print("Published:", push_repository(output, settings.hub_model_id, []))
+            print("Published:", push_repository(output, settings.hub_model_id, settings.private or None))
     return 0

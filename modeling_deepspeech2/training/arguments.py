@@ -235,6 +235,7 @@ class RunArguments:
     eval_only: bool = field(default=False, metadata={"help": "Only measure --model on the test splits."})
     push_to_hub: bool = field(default=False, metadata={"help": "Publish the finished model."})
     hub_model_id: str | None = field(default=None, metadata={"help": "USER/NAME to publish as."})
+    hub_private_repo: bool = field(default=False, metadata={"help": "Publish as a private repository, if it is new."})
 
     def __post_init__(self) -> None:
         check_ranges(self)

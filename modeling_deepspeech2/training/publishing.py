@@ -4,16 +4,31 @@ The folder is loaded by this package where it is imported, and by `trust_remote_
 """
 
 import json
+import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import httpx
 
 from ..decoding_deepspeech2 import CTCBeamSearchDecoder, has_decoder
+from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from ..remote_code import write_remote_code
+
+
+# The files of a model. Nothing else of a folder is published: not checkpoints, transcripts, notes or secrets beside it.
+MODEL_FILES = (
+    "config.json", "model*.safetensors", "model.safetensors.index.json", "processor_config.json", "preprocessor_config.json",
+    "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "decoder_config.json", "language_model.safetensors",
+    "language_model.arpa*",
+)  # fmt: skip
+CARD_FILES = ("README.md", "LICENSE*", "results.json", "training_curve.png", "decoder_tuning.json", "decoder_tuning.png")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 
 def save_repository(folder: Path, model: DeepSpeech2ForCTC, processor: DeepSpeech2Processor) -> None:
@@ -22,23 +37,71 @@ def save_repository(folder: Path, model: DeepSpeech2ForCTC, processor: DeepSpeec
     processor.save_pretrained(folder)
 
 
-def push_repository(folder: Path, hub_model_id: str, patterns_left_out: list[str]) -> str:
-    """Uploads the folder as a model repository, made if it is not there; gives its address."""
-    api = HfApi()
-    repository = api.create_repo(hub_model_id, exist_ok=True).repo_id
-    commit = api.upload_folder(
-        repo_id=repository,
-        folder_path=folder,
-        ignore_patterns=patterns_left_out,
-        commit_message="Deep Speech 2: model, processor, code and card",
-    )
+def push_repository(folder: Path, hub_model_id: str, private: bool | None = None, token: str | None = None) -> str:
+    """Uploads the model in `folder`, with its code, as a repository of the Hub, made if it is not there.
+
+    Args:
+        private: of a new repository; None leaves it to the settings of its owner.
+        token: for the Hub; None: that of `hf auth login` or HF_TOKEN.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        UserError: see `open_repository` and `publish`.
+    """
+    repository = open_repository(hub_model_id, private, token)
+    with tempfile.TemporaryDirectory() as temporary:
+        publish(folder, Path(temporary) / "model")
+        commit = HfApi(token=token).upload_folder(
+            repo_id=repository,
+            folder_path=Path(temporary) / "model",
+            delete_patterns="*.py",  # modules of an earlier version
+            commit_message="Deep Speech 2: model, processor, code and card",
+        )
     return commit.repo_url
 
 
+def open_repository(hub_model_id: str, private: bool | None = None, token: str | None = None) -> str:
+    """Makes the repository if it is not there; worth a call before a long training, which it would end in vain.
+
+    Raises:
+        UserError: the name is not one of the Hub's, there is no token or one without permission, or no connection.
+    """
+    try:
+        return HfApi(token=token).create_repo(hub_model_id, private=private, exist_ok=True).repo_id
+    except HFValidationError as error:
+        raise UserError(f"hub_model_id: found {hub_model_id!r}, expected USER/NAME ({_first_line(error)})") from error
+    except LocalTokenNotFoundError as error:
+        raise UserError("Publishing needs a token of the Hub: run `hf auth login`, or set HF_TOKEN.") from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise UserError(f"The Hub does not take {hub_model_id}: {_first_line(error)}") from error
+
+
 def publish(folder: Path, output: Path) -> None:
-    """Copies a checkpoint without code, such as those of this repository, into a new folder that runs anywhere."""
-    shutil.copytree(folder, output)
+    """Copies the files of a model into a new folder, with the code that runs it anywhere, and nothing else.
+
+    Raises:
+        UserError: a file holds an access token.
+    """
+    files = [file for pattern in (*MODEL_FILES, *CARD_FILES) for file in sorted(folder.glob(pattern)) if file.is_file()]
+    for file in files:
+        if file.suffix in (".json", ".md"):
+            _refuse_token(file)
+    output.mkdir(parents=True)
+    for file in files:
+        shutil.copyfile(file, output / file.name)
     write_remote_code(output)
+
+
+def _refuse_token(file: Path) -> None:
+    content, own = file.read_text(encoding="utf-8"), get_token()
+    if _TOKEN.search(content) or (own and own in content):
+        raise UserError(f"{file.name} holds an access token of the Hub: take it out before publishing, and revoke it.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def release(run: Path, folder: Path) -> None:
@@ -53,6 +116,6 @@ def release(run: Path, folder: Path) -> None:
     config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if has_decoder(run):
         CTCBeamSearchDecoder.from_pretrained(run, processor.tokenizer).save_pretrained(folder)
-    for pattern in ("README.md", "*.png", "results.json", "decoder_tuning.json"):
+    for pattern in CARD_FILES:
         for file in run.glob(pattern):
             shutil.copyfile(file, folder / file.name)

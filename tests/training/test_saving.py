@@ -22,12 +22,15 @@ from modeling_deepspeech2.training.publishing import publish
 
 TASK = "automatic-speech-recognition"
 FOLDERS = ["parts", "pipeline", "trainer", "published"]
-REPOSITORIES = ["parts", "pipeline", "trainer", "uploaded", "while_saving", "pipeline_while_saving", "private"]
+REPOSITORIES = [
+    "parts", "pipeline", "trainer", "uploaded", "while_saving", "pipeline_while_saving", "private", "private_published",
+]  # fmt: skip
 
 WRITER = """
 import subprocess, sys
 from pathlib import Path
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
+from modeling_deepspeech2.training.publishing import push_repository
 from transformers import Trainer, TrainingArguments, pipeline
 source, output = sys.argv[1], Path(sys.argv[2])
 model, processor = DeepSpeech2ForCTC.from_pretrained(source), DeepSpeech2Processor.from_pretrained(source)
@@ -51,6 +54,7 @@ trainer.save_model()
 trainer.push_to_hub()
 decoder.save_pretrained(output / "trainer")
 decoder.push_to_hub("tester/trainer")
+print(push_repository(Path(source), "tester/private_published", private=True))
 subprocess.run(["hf", "upload", "tester/uploaded", str(output / "parts"), "."], check=True, stdout=subprocess.DEVNULL)
 """
 
@@ -64,7 +68,7 @@ TASK = "automatic-speech-recognition"
 
 def read(name):
     # A private repository: its token and another cache must reach the decoder, too.
-    hub, model_kwargs = ({"token": "hf_dummy"}, {"cache_dir": cache}) if name.endswith("private") else ({}, {})
+    hub, model_kwargs = ({"token": "hf_dummy"}, {"cache_dir": cache}) if "private" in name else ({}, {})
     recognizer = pipeline(TASK, name, **TRUST, **hub, model_kwargs=model_kwargs)
     assert type(recognizer).__name__ == "DeepSpeech2Pipeline", type(recognizer)
     found = {"decoder": recognizer(waveform)["text"]}
@@ -144,6 +148,8 @@ def test_what_travels_is_the_model_and_the_closure_of_its_code(hub, written):
     decoder = {"decoder_config.json", "language_model.safetensors"}
     assert {file.name for file in (written / "parts").iterdir()} == code | model | decoder
     assert {file.name for file in (written / "published").iterdir()} == code | model | decoder
+    assert set(hub.files("tester/private_published")) == code | model | decoder
+    assert hub.repos["model", "tester/private_published"].private and not hub.repos["model", "tester/parts"].private
     assert set(hub.files("tester/parts")) == code | model | decoder | {"README.md"}
     for name in REPOSITORIES:
         assert not any(TOKEN.encode() in content for content in hub.files(f"tester/{name}").values())
