@@ -42,6 +42,7 @@ from modeling_deepspeech2.data.sources import DataError, SpeechData
 from modeling_deepspeech2.decoding_deepspeech2 import DECODER_CONFIG, CTCBeamSearchDecoder, has_decoder
 from modeling_deepspeech2.training.arguments import command_line, parse_arguments
 from modeling_deepspeech2.training.checkpoints import check_shared, last_checkpoint, save_checkpoint, set_aside
+from modeling_deepspeech2.training.default_tokenizer import default_tokenizer
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
 from modeling_deepspeech2.training.hardware import keep_freed_memory
 from modeling_deepspeech2.training.model_card import CURVE, draw_curve, write_model_card
@@ -262,7 +263,7 @@ def build(
             )
             start += " with a new output layer"
         return changed, DeepSpeech2Processor(processor.feature_extractor, tokenizer), start
-    tokenizer = AutoTokenizer.from_pretrained(data.tokenizer or "tokenizer/english")
+    tokenizer = AutoTokenizer.from_pretrained(data.tokenizer or default_tokenizer())
     extractor = DeepSpeech2FeatureExtractor(normalization=data.normalization)
     if data.normalization == "training_set":
         if accelerator.is_main_process:
