@@ -10,7 +10,15 @@ import pytest
 
 
 REPOSITORY = Path(__file__).parent.parent
-SOURCES = "modeling_deepspeech2 tokenizer deepspeech2_command.py run_ctc.py pyproject.toml README.md LICENSE".split()
+SOURCES = [
+    "modeling_deepspeech2",
+    "tokenizer",
+    "deepspeech2_command.py",
+    "run_ctc.py",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+]
 
 
 @pytest.fixture(scope="module")
