@@ -27,7 +27,7 @@ UNSPACED = (
     r"\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Ahom}]--[\p{Nd}\p{P}\p{S}]]"
 )
 _STACKING = "[\u1039\u17d2\u1a60]"  # the consonant behind such a sign stands below the one before it
-_CLUSTER = rf"\X(?:(?<={_STACKING})\X)*"
+_CLUSTER = rf"\X(?:(?<={_STACKING})(?=\p{{L}})\X)*"
 _UNSPACED = regex.compile(UNSPACED, regex.VERSION1)
 _WITHOUT_MARKS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}ー〆]")
 _SPACES_BESIDE = regex.compile(rf" (?={UNSPACED})|(?<={UNSPACED}) ", regex.VERSION1)

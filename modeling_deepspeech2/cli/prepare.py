@@ -40,10 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(settings: argparse.Namespace) -> int:
     quiet_tokenizer()
-    fields = ("validation_share", "test_share", "shard_megabytes", "language", "numerals", "label_unit", "minimum_count")
+    fields = ("validation_share", "test_share", "shard_megabytes", "language", "numerals", "label_unit", "word_boundaries")
     tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer) if settings.tokenizer else None
     preparation = PreparationSettings(
         **{name: getattr(settings, name) for name in fields},
+        minimum_count=settings.minimum_count,
         extra_characters=settings.extra_characters,
         tokenizer=tokenizer,
     )

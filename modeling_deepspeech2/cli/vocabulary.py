@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..language_models.vocabulary import coverage_report, read_lines
+from ..script import WORD_BOUNDARIES
 from ..tokenization_deepspeech2 import LABEL_UNITS, NUMERALS, DeepSpeech2CTCTokenizer
 from .options import add_output
 
@@ -26,8 +27,14 @@ def add_text_rules(parser: argparse.ArgumentParser, numerals: Collection[str], l
     """What becomes a symbol; shared with `prepare`."""
     parser.add_argument(
         "--language",
-        help="en: accents are stripped; zh: no spaces beside ideographs; another code (ru, de, …) says how to read numbers; "
-        "without it the alphabet is taken as it is",
+        help="two or three letters (en, zh, ru, …): how to read numbers, upper and lower case, marks within words, and "
+        "whether there are spaces between words; without it only the rules of all alphabets hold",
+    )
+    parser.add_argument(
+        "--word_boundaries",
+        choices=WORD_BOUNDARIES,
+        help="what a word is: what stands between spaces, or each character of a script without (default: as the language "
+        "is written)",
     )
     parser.add_argument(
         "--numerals",
@@ -79,6 +86,7 @@ def run(settings: argparse.Namespace) -> int:
         read_lines(settings.texts),
         language=settings.language,
         label_unit=settings.label_unit,
+        word_boundaries=settings.word_boundaries,
         extra_characters=settings.extra_characters,
         minimum_count=settings.minimum_count,
         numerals=settings.numerals,

@@ -41,7 +41,8 @@ class PreparationSettings:
     """Args:
     validation_share, test_share: of the speech, drawn where the source has no splits of its own.
     shard_megabytes: size of a shard; training mixes as many as its memory holds.
-    language, numerals, label_unit, minimum_count, extra_characters: of the vocabulary, see [`DeepSpeech2CTCTokenizer`].
+    language, numerals, label_unit, word_boundaries, minimum_count, extra_characters: of the vocabulary, see
+        [`DeepSpeech2CTCTokenizer`].
     tokenizer: instead of one made from the transcripts.
     """
 
@@ -51,6 +52,7 @@ class PreparationSettings:
     language: str | None = None
     numerals: str = "keep"
     label_unit: str = "character"
+    word_boundaries: str | None = None
     minimum_count: int = 1
     extra_characters: str = ""
     tokenizer: DeepSpeech2CTCTokenizer | None = None
@@ -70,6 +72,7 @@ class PreparationSettings:
             language=self.language,
             numerals=self.numerals,
             label_unit=self.label_unit,
+            word_boundaries=self.word_boundaries,
             minimum_count=self.minimum_count,
             extra_characters=self.extra_characters,
         )

@@ -1,8 +1,8 @@
 """Estimates the n-gram language model of a decoder from texts (`deepspeech2 language-model`).
 
-Interpolated modified Kneser-Ney estimates (Chen and Goodman, 1998) of all n-grams, of which pruning keeps those whose loss
-would raise the perplexity most (Stolcke, 1998), as many as the size asked for holds. Words for alphabets with spaces,
-characters for Mandarin. Everything is a sort or a count of whole arrays.
+Interpolated modified Kneser-Ney estimates (Chen and Goodman, 1998) of all n-grams; pruning keeps those whose loss would
+raise the perplexity most (Stolcke, 1998), as many as fit into the size asked for. The unit is the word, or the character
+where the script has no spaces between words. Everything is a sort or a count of whole arrays.
 """
 
 import random
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..errors import UserError
 from ..ngram import BEGIN, END, UNKNOWN, NGramModel, Order
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 
@@ -219,7 +220,10 @@ def dataset_lines(entry: str, text_column: str) -> Iterator[str]:
     configuration, _, split = split.rpartition("/")
     rows = load_dataset(path, configuration or None, split=split, streaming=True).select_columns([text_column])
     for row in rows:
-        yield row[text_column] or ""
+        text = row[text_column]
+        if text is not None and not isinstance(text, str):
+            raise UserError(f"{entry}: the column {text_column!r} holds {type(text).__name__}, expected text.")
+        yield text or ""
 
 
 def build(
@@ -233,9 +237,23 @@ def build(
 ) -> tuple[NGramModel, str]:
     """The model, and a report: what was read, how large it is, its perplexity on lines that it has not seen.
 
+    Args:
+        lines: as written; equal ones count once after the text rules.
+        tokenizer: of the acoustic model.
+        unit: `"word"` or `"character"`, see `DeepSpeech2CTCTokenizer.language_model_unit`.
+        order: length of the longest n-grams.
+        megabytes: size of the saved model, about.
+        held_out: share of the lines that the perplexity is measured on.
+        seed: of the draw of these lines.
+
     Raises:
-        ValueError: no line has a word in it.
+        UserError: no line has a word in it, or words are asked for where there are no spaces between them.
     """
+    if unit == "word" and tokenizer.language_model_unit != "word":
+        raise UserError(
+            f"unit: found 'word', but a tokenizer of word_boundaries={tokenizer.word_boundaries!r} is decoded by character; "
+            "expected 'character'."
+        )
     sentences = dict.fromkeys(
         tuple(split_words(tokenizer, line, unit)) for line in tqdm(lines, "reading", unit=" lines", leave=False)
     )
@@ -245,7 +263,7 @@ def build(
     number = round(held_out * len(texts))
     held, texts = texts[:number], texts[number:]
     if not texts:
-        raise ValueError("The texts hold no words: there is nothing to build a language model from.")
+        raise UserError("The texts hold no words: there is nothing to build a language model from.")
     occurrences = Counter(word for text in texts for word in text)
     unknown = occurrences.pop(UNKNOWN, 0)
     words = [UNKNOWN, BEGIN, END, *sorted(occurrences)]
