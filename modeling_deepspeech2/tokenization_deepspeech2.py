@@ -12,18 +12,17 @@ import logging
 import os
 import re
 import tempfile
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from transformers import AddedToken, Wav2Vec2CTCTokenizer
 
-from .alphabet import check_vocabulary, choose_symbols, pairs
+from .alphabet import check_vocabulary, choose_symbols
 from .errors import UserError
 from .numerals import check_numerals_language
 from .remote_code import travels_with_code
-from .script import WORD_BOUNDARIES, has_spaces_between_phrases, usual_word_boundaries, word_spans
+from .script import WORD_BOUNDARIES, usual_word_boundaries
+from .spelling import Spelling
 from .text_rules import apply_text_rules
 
 
@@ -34,7 +33,7 @@ LABEL_UNITS = ("character", "bigram")
 
 
 @travels_with_code
-class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
+class DeepSpeech2CTCTokenizer(Spelling, Wav2Vec2CTCTokenizer):
     """
     Character or bigram tokenizer for CTC, for English, Mandarin and any other alphabet (sections 3.6, bigrams, and
     3.9, Mandarin, of [Deep Speech 2](https://huggingface.co/papers/1512.02595)).
@@ -184,87 +183,12 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
             new_tokens = [token for token in new_tokens if str(token) not in self.encoder]
         return super()._add_tokens(new_tokens, special_tokens=special_tokens) if new_tokens else 0
 
-    @property
-    def language_model_unit(self) -> str:
-        """What a language model counts: `"word"`, or `"character"` where there are no spaces between words."""
-        return "word" if self.word_boundaries == "spaces" else "character"
-
-    @property
-    def error_metric(self) -> str:
-        """The error rate to look at: `"wer"`, or `"cer"` where there are no spaces between words."""
-        return "wer" if self.word_boundaries == "spaces" else "cer"
-
-    @property
-    def utterance_separator(self) -> str:
-        """What stands between two utterances in a text: a space, or nothing in Chinese and Japanese."""
-        no_space = self.word_boundaries == "characters" and not has_spaces_between_phrases(self.language)
-        return "" if no_space else " "
-
-    def normalize(self, text: str) -> str:
-        """
-        Apply the text rules: what is heard, in lower case, with single spaces between words.
-
-        Invisible characters go, except joiners that are spelling; line ends, tabs and runs of spaces become one space;
-        full-width and other forms for the look alone become plain letters; punctuation becomes a space, except marks
-        within a word (it's, col·legi, EU:n) and apostrophes at its edge; "&" becomes a word where the language is
-        known. Other symbols ($, %, +, …) stay, apart from letters, to be named as unknown, because they are spoken.
-        English loses accents. Scripts without spaces between words lose the spaces beside their characters. With
-        `numerals="spell"` digits become words, and so do percent, money, hours and years.
-
-        Raises:
-            ImportError: when a text has digits to spell and num2words (or cn2an for Mandarin) is not installed.
-        """
-        return apply_text_rules(text, self.language, self.numerals, self.word_boundaries)
-
-    def unknown_characters(self, text: str) -> Counter:
-        """Count the characters of `text`, after the text rules, that are not in the vocabulary."""
-        return Counter(c for c in self.normalize(text) if c != " " and not self.is_known(c))
-
-    def is_known(self, character: str) -> bool:
-        """Whether a character that the text rules have left has a symbol of its own."""
-        return character in self.encoder and character not in (self.word_delimiter_token, self.pad_token)
-
-    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        """Apply the text rules and cut `text` into symbols of the vocabulary, the word delimiter between words."""
-        # Not the parent's, which looks for special tokens in the text: a transcript with "<pad>" or "|" in it must not
-        # put a blank or a space among the labels.
-        tokens: list[str] = []
-        for word in self.normalize(text).split():
-            symbols = self._tokenize_word(word)
-            if symbols:
-                tokens += [self.word_delimiter_token, *symbols] if tokens else symbols
-        return tokens
-
     def _encode_plus(self, text: Any, text_pair: Any = None, is_split_into_words: bool = False, **kwargs: Any) -> Any:
         # The parent tokenizes the words of a pretokenized text one by one and puts no delimiter between them.
         if is_split_into_words:
             text, text_pair = _join_words(text), _join_words(text_pair)
             is_split_into_words = not isinstance(text, str)  # a batch comes back here, one text at a time
         return super()._encode_plus(text, text_pair, is_split_into_words=is_split_into_words, **kwargs)
-
-    def _tokenize_word(self, word: str) -> list[str]:
-        for character in sorted(set(word)):
-            if not self.is_known(character):
-                self._name_unknown(character)
-        if self.unk_token is None:
-            word = "".join(filter(self.is_known, word))
-        symbols: list[str] = []
-        for piece in pairs(word) if self.label_unit == "bigram" else word:
-            if len(piece) == 2 and piece in self.encoder:
-                symbols.append(piece)
-            else:
-                symbols += [character if self.is_known(character) else self.unk_token for character in piece]
-        return symbols
-
-    def _name_unknown(self, character: str) -> None:
-        if character not in self._named_characters:
-            self._named_characters.add(character)
-            logger.warning(
-                "Character %r (U+%04X, %s) is not in the vocabulary and is left out of the labels.",
-                character,
-                ord(character),
-                unicodedata.name(character, "unnamed"),
-            )
 
     def convert_ids_to_tokens(self, ids: int | list[int], skip_special_tokens: bool = False) -> str | list[str]:
         tokens = super().convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens)
@@ -285,27 +209,6 @@ class DeepSpeech2CTCTokenizer(Wav2Vec2CTCTokenizer):
         if skip_special_tokens:
             blanks |= set(self.all_special_ids) - {self.word_delimiter_token_id}
         return super()._decode([self.pad_token_id if i in blanks else i for i in ids], **kwargs)
-
-    def word_offsets(self, offsets: list[dict[str, Any]], word_delimiter_char: str = " ") -> list[dict[str, Any]]:
-        """Group symbols into words.
-
-        Args:
-            offsets: of symbols, each with "char", "start_offset" and "end_offset".
-            word_delimiter_char: the "char" of the delimiter.
-
-        Returns:
-            Words, each with "word" and the offsets where its first symbol begins and its last one ends.
-        """
-        written = [" " if offset["char"] == word_delimiter_char else offset["char"] for offset in offsets]
-        words, text = [], "".join(written)
-        symbols = [offset for offset, symbol in zip(offsets, written) for _ in symbol]  # a bigram may hold two words
-        for start, end in word_spans(text, self.word_boundaries):
-            first, last = symbols[start], symbols[end - 1]
-            words.append({"word": text[start:end], "start_offset": first["start_offset"], "end_offset": last["end_offset"]})
-        return words
-
-    # The name by which the parent and transformers' pipeline call it.
-    _get_word_offsets = word_offsets
 
 
 def _join_words(text: Any) -> Any:
