@@ -4,7 +4,9 @@ In comes a stream of rows for each shard, out goes a table of 24 bytes an uttera
 data set has one, else from the audio, once: the table is kept in the cache of `datasets`.
 """
 
-import tempfile
+import contextlib
+import os
+import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -13,11 +15,14 @@ from pathlib import Path
 import datasets
 import numpy as np
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from ..audio import AudioError, read_header
 
 
-FORMAT = 2  # of the table in the cache
+logger = logging.get_logger(__name__)
+
+FORMAT = 3  # of the table in the cache
 OVERHEAD = 1_000  # bytes of an utterance beside its audio: name, transcript, objects
 
 
@@ -72,7 +77,9 @@ def measure_durations(rows_of_shards: Iterable[Iterable[tuple]], bar: tqdm) -> D
             numbers.append(number)
             seconds.append(duration_of(audio) if duration is None else duration)
             sizes.append(size_of(audio))
-            draws.append(zlib.crc32(str(name or audio.get("path") or f"{shard}/{number}").encode()))
+            draws.append(
+                zlib.crc32(str(name or audio.get("path") or f"{shard}/{number}").encode("utf-8", "surrogateescape"))
+            )
             bar.update()
     return DurationIndex(
         np.array(shards, dtype=np.int32),
@@ -102,15 +109,30 @@ def cache_file(fingerprint: str) -> Path:
 
 
 def load_durations(file: Path) -> DurationIndex | None:
+    """The table as it was saved; None where there is none, or one that is damaged, which is said."""
     if not file.exists():
         return None
-    with np.load(file) as arrays:
-        return DurationIndex(**arrays)
+    try:
+        with np.load(file) as arrays:
+            index = DurationIndex(**arrays)
+        if len({len(getattr(index, field.name)) for field in fields(index)}) != 1:
+            raise ValueError("its columns differ in length")
+        return index
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        logger.warning(f"The cache of durations {file} is damaged ({error}) and is made anew.")
+        return None
 
 
 def save_durations(index: DurationIndex, file: Path) -> None:
-    """Writes the table whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as new:
-        np.savez(new, **{field.name: getattr(index, field.name) for field in fields(index)})
-    Path(new.name).replace(file)
+    """Writes the table whole or not at all; without it the durations are measured again the next time."""
+    new = file.with_name(f"{file.stem}-{os.getpid()}.new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(new, "wb") as opened:
+            np.savez(opened, **{field.name: getattr(index, field.name) for field in fields(index)})
+        new.replace(file)
+    except OSError as error:
+        logger.warning(f"The cache of durations {file} cannot be written ({error}).")
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)

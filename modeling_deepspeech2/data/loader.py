@@ -19,7 +19,7 @@ from ..configuration_deepspeech2 import DeepSpeech2Config
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from .augmentation import Augmentation
 from .batching import EpochPlan
-from .sources import DataError, SpeechData, Utterance
+from .sources import DataError, SpeechData, Utterance, lasts_otherwise
 
 
 @dataclass
@@ -45,9 +45,13 @@ class Collator:
         seconds = 0.0
         for utterance in batch:
             try:
+                if utterance.problem:
+                    raise DataError(utterance.problem)
                 generator = self.augmentation.generator(utterance.name)
                 waveform = read_waveform(utterance.audio, extractor.sampling_rate, utterance.name)
                 length = len(waveform) / extractor.sampling_rate
+                if self.training and utterance.seconds and lasts_otherwise(utterance.seconds, length):
+                    raise DataError(f"It lasts {length:.2f} s, but its data set says {utterance.seconds:.2f} s.")
                 if self.max_seconds and length > self.max_seconds:
                     raise DataError(f"It lasts {length:.1f} s, longer than max_seconds, {self.max_seconds:g}.")
                 waveform = self.augmentation.change(waveform, extractor.sampling_rate, generator)

@@ -15,9 +15,9 @@ import pyarrow
 from datasets import IterableDataset, get_dataset_config_names, get_dataset_split_names, load_dataset_builder
 from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from ..audio import AudioError, read_waveform
-from ..errors import UserError
 from .durations import (
     DurationIndex,
     cache_file,
@@ -27,10 +27,15 @@ from .durations import (
     save_durations,
     size_of,
 )
+from .errors import DataError
+from .text_tables import PROBLEM, TextTables
 
+
+logger = logging.get_logger(__name__)
 
 TABLE_ROWS = 256  # rows that are read at a time
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+LONGEST_UTTERANCE = 86_400.0  # seconds that a column of durations can mean
 
 
 @dataclass
@@ -40,15 +45,13 @@ class Utterance:
     name: str
     audio: dict  # {"bytes": …, "path": …}
     text: str | None
+    seconds: float | None = None  # as its data set says, where it does
+    problem: str = ""  # why it cannot be used, if so
 
 
 def as_text(value: object) -> str:
     """A field of a table, which may be a number or missing, as text."""
     return "" if value is None else str(value)
-
-
-class DataError(UserError):
-    """A data set that cannot be used as asked: which, and why."""
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Source:
         DataError: on reading, where datasets lacks what it needs for files of this kind.
     """
 
-    rows: IterableDataset
+    rows: IterableDataset | TextTables
     columns: list[str]
     audio_column: str
     text_column: str | None
@@ -72,7 +75,10 @@ class Source:
 
     def tables(self, shard: int, columns: list[str]) -> Iterator[pyarrow.Table]:
         """The rows of a shard, some at a time; columns that it lacks are left out."""
-        kept = [name for name in columns if name in self.columns]
+        kept = [name for name in [*columns, PROBLEM] if name in self.columns]
+        if isinstance(self.rows, TextTables):
+            yield from self.rows.tables(shard, kept)
+            return
         rows = self.rows.shard(self.num_shards, shard).select_columns(kept)
         try:
             yield from rows.with_format("arrow").iter(batch_size=TABLE_ROWS)
@@ -85,7 +91,9 @@ class Source:
     def audio(self, row: dict) -> dict:
         """{"bytes": …, "path": …}, one of them None"""
         audio = row[self.audio_column] or {}
-        return {"bytes": None, "path": str(self.folder / audio)} if isinstance(audio, str) else audio
+        if not isinstance(audio, str):
+            return audio
+        return {"bytes": None, "path": audio if "://" in audio else str(self.folder / audio)}
 
 
 def open_source(path: str, split: str, audio_column: str = "audio", text_column: str | None = "text") -> Source:
@@ -131,9 +139,18 @@ def _open(
     asked = f"{configuration}/{split}" if configuration else split
     try:
         builder = load_dataset_builder(path, configuration, **files)
-        rows = builder.as_streaming_dataset(split=split)
-        first = rows.with_format("arrow").iter(batch_size=1)
-        columns = rows.column_names or next((table.column_names for table in first), [])
+        data_files = (builder.config.data_files or {}).get(split)
+        if data_files and type(builder).__name__ in ("Csv", "Json"):  # which would guess at the types of the columns
+            rows = TextTables(list(data_files), audio_column, text_column)
+            columns = rows.columns
+        else:
+            rows = builder.as_streaming_dataset(split=split)
+            first = None if rows.features else next(iter(rows.with_format("arrow").iter(batch_size=1)), None)
+            schema = rows.features.arrow_schema if rows.features else first.schema if first else pyarrow.schema([])
+            columns = schema.names
+            _check_text(schema, text_column, called)
+    except DataError:
+        raise
     except (ValueError, FileNotFoundError, ConnectionError, RuntimeError) as error:  # RuntimeError: a loading script
         known = _configurations(path)
         hint = f" Its configurations are {', '.join(known)}." if len(known) > 1 else ""
@@ -141,10 +158,20 @@ def _open(
     for column in (audio_column, text_column):
         if column is not None and column not in columns:
             raise DataError(f"The data set {called} has no column {column!r}; its columns are {', '.join(columns)}.")
-    data_files = (builder.config.data_files or {}).get(split)
     versions = getattr(data_files, "origin_metadata", None)
     fingerprint = Hasher.hash([path, configuration, split, builder.hash, list(data_files or []), versions, audio_column])
     return Source(rows, columns, audio_column, text_column, folder, fingerprint)
+
+
+def _check_text(schema: pyarrow.Schema, column: str | None, called: str) -> None:
+    """Lists would be learned as their Python text, and numbers with a point as what they are not."""
+    if column not in schema.names:
+        return
+    kind = schema.field(column).type
+    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    kinds = pyarrow.types
+    if not (kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_integer(kind) or kinds.is_null(kind)):
+        raise DataError(f"The column {column!r} of the data set {called} must hold text, but holds {kind}.")
 
 
 def _configurations(path: str) -> list[str]:
@@ -152,6 +179,24 @@ def _configurations(path: str) -> list[str]:
         return get_dataset_config_names(path)
     except Exception:  # only a hint for an error message that is on its way already
         return []
+
+
+def declared_seconds(value: object) -> float | None:
+    """A field of durations as a number; None where it cannot be the length of an utterance."""
+    try:
+        seconds = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return seconds if 0 < seconds < LONGEST_UTTERANCE else None
+
+
+def lasts_otherwise(said: float, measured: float) -> bool:
+    """Whether a declared length is another one, and no rounding."""
+    return not 0.5 * measured - 0.1 <= said <= 2 * measured + 0.1
+
+
+def _sample(rows: int) -> list[int]:
+    return sorted({*range(min(rows, 8)), *range(0, rows, 32), rows - 1} - {-1})
 
 
 _ENTRY = re.compile(
@@ -222,17 +267,17 @@ class SpeechData:
         return index
 
     def _measure(self, source: Source) -> DurationIndex:
-        columns = ["id", self.duration_column]
-        if not set(columns) <= set(source.columns):
+        declares = self.duration_column in source.columns and self._is_believable(source)
+        columns = ["id", self.duration_column] if declares else ["id"]
+        if not declares or "id" not in source.columns:
             return self._read_rows(source, [*columns, source.audio_column])
         index = self._read_rows(source, columns)
-        if np.isnan(index.seconds).any():  # some rows have none
+        if np.isnan(index.seconds).any():  # some rows have none that can be one
             return self._read_rows(source, [*columns, source.audio_column])
-        # The audio itself was not read; its size is told from the first rows of each shard.
+        # The audio itself was not read; its size is estimated from the first rows of each shard.
         for shard in np.unique(index.shards).tolist():
             audios = [source.audio(row) for row in next(source.tables(shard, [source.audio_column])).to_pylist()]
             seconds = index.seconds[index.shards == shard]
-            self._check(float(seconds[0]), duration_of(audios[0]), source)
             first = max(float(seconds[: len(audios)].sum()), 0.01)
             index.sizes[index.shards == shard] = seconds / first * sum(map(size_of, audios)) + 1
         return index
@@ -243,20 +288,46 @@ class SpeechData:
         def rows(shard: int) -> Iterator[tuple[dict, float | None, str | None]]:
             for table in source.tables(shard, columns):
                 for row in table.to_pylist():
-                    seconds = row.get(self.duration_column)
+                    seconds = declared_seconds(row.get(self.duration_column))
                     audio = source.audio(row) if reads_audio else {}
                     yield audio, np.nan if seconds is None and not reads_audio else seconds, row.get("id")
 
         with tqdm(desc="durations", unit=" utterances", leave=False, disable=not self.show_progress) as bar:
             return measure_durations(map(rows, range(source.num_shards)), bar)
 
-    def _check(self, said: float, measured: float, source: Source) -> None:
-        """Milliseconds or samples in the column would spoil batches and order in silence."""
-        if measured and not 0.5 * measured - 0.1 <= said <= 2 * measured + 0.1:
+    def _is_believable(self, source: Source) -> bool:
+        """Compares the column of durations with a sample of the audio; what lies beyond the sample is named when it is read.
+
+        Raises:
+            DataError: most of the sample differs: milliseconds or samples would spoil batches and order in silence.
+        """
+        sampled, lies = 0, []
+        for shard in range(source.num_shards):
+            table = next(iter(source.tables(shard, ["id", self.duration_column, source.audio_column])), None)
+            for row in [] if table is None else table.take(_sample(table.num_rows)).to_pylist():
+                said, measured = declared_seconds(row.get(self.duration_column)), duration_of(source.audio(row))
+                sampled += bool(said and measured)
+                if said and measured and lasts_otherwise(said, measured):
+                    lies.append((said, measured))
+        if not lies:
+            return True
+        found = f"says {lies[0][0]:g} of a recording of {lies[0][1]:.2f} s"
+        if len(lies) > sampled / 2:
             raise DataError(
-                f"The column {self.duration_column!r} of {self.path} must hold seconds, but says {said:g} of a recording of "
-                f"{measured:.2f} s; name another with duration_column, or none to have them measured."
+                f"The column {self.duration_column!r} of {self.path} must hold seconds, but {found}; name another with "
+                f"duration_column, or none to have them measured."
             )
+        logger.warning(
+            f"The column {self.duration_column!r} of {self.path} is wrong in {len(lies)} of {sampled} rows that were looked "
+            f"at (it {found}): the durations are measured instead."
+        )
+        return False
+
+    @cached_property
+    def _is_repeated(self) -> np.ndarray:
+        """Whether another utterance has the same name, so that each gets its place as well, and none counts for two."""
+        _, place, counts = np.unique(self.index.draws, return_inverse=True, return_counts=True)
+        return counts[place] > 1
 
     def read(self, numbers: np.ndarray) -> dict[int, Utterance]:
         """The utterances of these numbers; each shard that holds some is read once.
@@ -275,9 +346,12 @@ class SpeechData:
                 some = (wanted >= start) & (wanted < start + table.num_rows)
                 for number, row in zip(here[some].tolist(), table.take(wanted[some] - start).to_pylist()):
                     audio = source.audio(row)
-                    name = row.get("id") or audio.get("path") or f"{self.splits[place]}, row {self.index.rows[number]}"
-                    text = row[source.text_column]  # which csv makes a number of, where all are numbers
-                    found[number] = Utterance(str(name), audio, text if text is None else str(text))
+                    at = f"{self.splits[place]}, row {self.index.rows[number]}"
+                    name = row.get("id") or audio.get("path")
+                    name = at if name is None else f"{name} ({at})" if self._is_repeated[number] else str(name)
+                    text, problem = row[source.text_column], row.get(PROBLEM) or ""
+                    seconds = float(self.index.seconds[number])
+                    found[number] = Utterance(name, audio, text if text is None else str(text), seconds, problem)
                 start += table.num_rows
                 if start > wanted[-1]:
                     break

@@ -3,6 +3,8 @@
 import importlib.util
 import io
 import json
+import logging
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ import soundfile
 from hub_server import HubServer
 
 from modeling_deepspeech2.data.durations import duration_of
+from modeling_deepspeech2.data.loader import Collator
 from modeling_deepspeech2.data.sources import DataError, SpeechData
 
 
@@ -94,6 +97,7 @@ READ_FROM_THE_HUB = """
 import sys
 import numpy as np
 from huggingface_hub import HfApi
+from modeling_deepspeech2.data.loader import Collator
 from modeling_deepspeech2.data.sources import DataError, SpeechData
 
 HfApi().create_repo("tester/folder", repo_type="dataset")
@@ -186,6 +190,87 @@ def test_rows_without_a_duration_are_measured(tmp_path):
 def test_a_duration_column_in_milliseconds_is_refused(tmp_path):
     with pytest.raises(DataError, match="must hold seconds, but says 1000 of a recording of 1.00 s"):
         rows_with(tmp_path / "speech", duration=[1000, 500, 2250]).index  # noqa: B018
+
+
+@pytest.mark.parametrize("lie", [float("nan"), float("inf"), -1.0, 0.0, 1e9, "one second", None])
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_durations_that_cannot_be_one_are_measured(lie, row, tmp_path):
+    """In any row, not in the first alone: NaN ends sorting, and an infinite one fills a batch by seconds."""
+    said = list(LENGTHS.values())
+    said[row] = lie
+    said = [str(seconds) for seconds in said] if isinstance(lie, str) else said
+    assert rows_with(tmp_path / "speech", duration=said).index.seconds.tolist() == list(LENGTHS.values())
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_a_wrong_duration_in_the_sample_is_said(row, tmp_path, caplog, monkeypatch):
+    """A hundredfold one, in any row: then all are measured."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    said = list(LENGTHS.values())
+    said[row] *= 100
+    assert rows_with(tmp_path / "speech", duration=said).index.seconds.tolist() == list(LENGTHS.values())
+    [warning] = caplog.records
+    assert "is wrong in 1 of 3 rows" in warning.message and "measured instead" in warning.message
+
+
+def test_a_wrong_duration_beyond_the_sample_is_named_when_it_is_read(tmp_path, processor, make_tiny_model):
+    lengths = {f"clip {number}": 1.0 for number in range(40)}
+    folder = parquet(tmp_path / "speech", duration=True, lengths=lengths)
+    table = pyarrow.parquet.read_table(folder / "train-00000-of-00001.parquet")
+    said = [1.0] * 40
+    said[20] = 100.0
+    table = table.set_column(table.schema.get_field_index("duration"), "duration", pyarrow.array(said))
+    pyarrow.parquet.write_table(table, folder / "train-00000-of-00001.parquet")
+    data = SpeechData(str(folder), ["train"])
+    assert data.index.seconds[20] == 100
+    batch = Collator(processor, make_tiny_model().config)(list(data.read(np.arange(18, 22)).values()))
+    assert batch["skipped"] == [("clip 20", "It lasts 1.00 s, but its data set says 100.00 s.")]
+
+
+@pytest.mark.parametrize("damage", [b"", b"no archive", "cut", "half"])
+def test_a_damaged_cache_of_durations_is_made_anew(damage, tmp_path, caplog, monkeypatch):
+    """It gave a traceback at each start until somebody deleted it by hand."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    folder = parquet(tmp_path / "speech")
+    expected = SpeechData(str(folder), ["train"]).index.seconds.tolist()
+    [cache] = (tmp_path / "cache" / "deepspeech2_durations").iterdir()
+    content = cache.read_bytes()
+    cache.write_bytes({"cut": content[:-30], "half": content[: len(content) // 2]}.get(damage, damage))
+    assert SpeechData(str(folder), ["train"]).index.seconds.tolist() == expected
+    assert "is damaged" in caplog.records[0].message and "is made anew" in caplog.records[0].message
+    assert cache.read_bytes()[:4] == content[:4] and len(caplog.records) == 1
+    SpeechData(str(folder), ["train"]).index  # noqa: B018
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "texts, kind",
+    [([["a"], ["b"], ["c"]], "list"), ([{"en": "a"}] * 3, "struct"), ([1.0, 2.5, 3.0], "double"), ([True] * 3, "bool")],
+)
+def test_transcripts_that_are_no_text_are_refused(texts, kind, tmp_path):
+    """Lists were learned as their Python text, and digits that became floating point as "five point zero"."""
+    with pytest.raises(DataError, match=f"'text' of the data set .* must hold text, but holds {kind}"):
+        rows_with(tmp_path / "speech", text=texts)
+
+
+def test_utterances_of_one_name_are_two(tmp_path):
+    """Otherwise one that is left out would count for both."""
+    data = rows_with(tmp_path / "speech", id=["a", "b", "a"])
+    assert [data.read(np.arange(3))[number].name for number in range(3)] == ["a (train, row 0)", "b", "a (train, row 2)"]
+
+
+@pytest.mark.parametrize(
+    "path", ["foo://bar/b.wav", "/dev/zero", "/dev/stdin", "pipe", "nowhere.wav", "", "https://127.0.0.1:9/"]
+)
+def test_a_path_that_is_no_file_costs_no_other_row(path, tmp_path, processor, make_tiny_model):
+    """An unknown protocol ended the run; a device or a pipe hung, or filled the memory."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "a.wav").write_bytes(recording(1.0))
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\na.wav,one\n{path},two\n")
+    data = SpeechData(str(tmp_path), ["train"], show_progress=False)
+    assert data.index.seconds.tolist() == [1.0, 0.0]
+    batch = Collator(processor, make_tiny_model().config)(list(data.read(np.arange(2)).values()))
+    assert batch["texts"] == ["one"] and len(batch["skipped"]) == 1
 
 
 def test_transcripts_of_digits_alone_are_text(tmp_path):
