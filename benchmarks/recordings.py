@@ -3,6 +3,7 @@
     python -m benchmarks.recordings                          # 3 hours; a small model with random weights, of either kind
     python -m benchmarks.recordings --model runs/english     # a trained one
     python -m benchmarks.recordings --cuts --model runs/demo_english   # clips joined with known cuts, aligned
+    python -m benchmarks.recordings --pauses --model runs/demo_english # the same with pauses of 1, 2 and 5 seconds
 
 The recordings are clips of the bundled speech, with pauses between them. Memory is the most that the process ever held.
 """
@@ -134,6 +135,44 @@ def cuts(model_name: str, language: str) -> Iterator[str]:
         yield f"| – {what} | {shares}; median {np.median(late):+.2f} s |"
 
 
+def background(kind: str, seconds: float, rng: np.random.Generator) -> np.ndarray:
+    """Of a pause: "digital silence", "tone", or white noise of so many dBFS, e.g. "-60"."""
+    samples = np.arange(round(seconds * RATE))
+    if kind == "digital silence":
+        return np.zeros(len(samples), np.float32)
+    if kind == "tone":
+        return (0.01 * np.sin(2 * np.pi * 440 * samples / RATE)).astype(np.float32)
+    return (10 ** (float(kind) / 20) * rng.standard_normal(len(samples))).astype(np.float32)
+
+
+def join(clips: list[np.ndarray], pauses: list[tuple[str, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Clips with a pause, kind and seconds, before each -> samples, and where the sound of each begins, in seconds."""
+    rng, pieces, starts, seconds = np.random.default_rng(0), [], [], 0.0
+    for clip, (kind, length) in zip(clips, pauses, strict=True):
+        pause = background(kind, length, rng)
+        starts.append(seconds + len(pause) / RATE + sounding(clip)[0])
+        seconds += (len(pause) + len(clip)) / RATE
+        pieces += [pause, clip]
+    return np.concatenate(pieces), np.array(starts)
+
+
+def pauses(model_name: str, language: str, repeats: int = 3) -> Iterator[str]:
+    """How many of 20 lines of an aligned recording begin more than 0.3 s beside the sound of their clip, and the worst."""
+    model, processor = DeepSpeech2ForCTC.from_pretrained(model_name), DeepSpeech2Processor.from_pretrained(model_name)
+    clips = read_clips(language)
+    for kind in ("-60", "-45", "digital silence", "tone"):
+        for seconds in (1, 2, 5):
+            late: list[float] = []
+            for seed in range(repeats):
+                drawn = [clips[index] for index in np.random.default_rng(seed).choice(len(clips), 20, replace=False)]
+                waveform, starts = join([clip for clip, _ in drawn], [(kind, seconds)] * 20)
+                lines = align(waveform, [text for _, text in drawn], model, processor).lines
+                late += [line.start - start for line, start in zip(lines, starts, strict=True)]
+            off, worst = sum(abs(one) > 0.3 for one in late), max(late, key=abs)
+            noise = kind if not kind.startswith("-") else f"noise at {kind} dBFS"
+            yield f"| {len(late)} lines, pauses of {seconds} s, {noise}: more than 0.3 s off | {off}; worst {worst:+.2f} s |"
+
+
 def sounding(waveform: np.ndarray) -> tuple[float, float]:
     """Seconds at which the sound of a clip begins and ends."""
     power = np.convolve(waveform**2, np.ones(320) / 320, "same")
@@ -147,14 +186,15 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=3.0)
     parser.add_argument("--lm", action="store_true", help="with the decoder in the model's folder")
     parser.add_argument("--cuts", action="store_true", help="known cuts alone, with --model")
-    parser.add_argument("--language", choices=["english", "mandarin"], default="english", help="of --cuts")
+    parser.add_argument("--pauses", action="store_true", help="lines behind pauses alone, with --model")
+    parser.add_argument("--language", choices=["english", "mandarin"], default="english", help="of --cuts and --pauses")
     arguments = parser.parse_args()
-    if arguments.cuts and arguments.model is None:
-        parser.error("--cuts needs a trained --model")
+    if (arguments.cuts or arguments.pauses) and arguments.model is None:
+        parser.error("--cuts and --pauses need a trained --model")
     print("| what | figure |\n| --- | ---: |")
-    if arguments.cuts:
-        for row in cuts(arguments.model, arguments.language):
-            print(row)
+    if arguments.cuts or arguments.pauses:
+        for row in (cuts if arguments.cuts else pauses)(arguments.model, arguments.language):
+            print(row, flush=True)
         return
     for row in alignment(20 * arguments.hours):
         print(row, flush=True)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml
     python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml --sphinx   # pip install pocketsphinx
+    python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml --silence -60
 
 With the best path, with the language model if the checkpoint has a decoder, and with pocketsphinx and its own English model
 on the same clips. Transcripts are compared as the checkpoint's tokenizer writes them. The real-time factor is seconds of
@@ -17,26 +18,30 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from benchmarks.recordings import background
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
 from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.data.sources import SpeechData
-from modeling_deepspeech2.decoding_deepspeech2 import GreedyDecoder, has_decoder
+from modeling_deepspeech2.decoding_deepspeech2 import has_decoder
+from modeling_deepspeech2.recognition import Recognition
 from modeling_deepspeech2.training.metrics import ErrorRates
 
 
 Recogniser = Callable[[np.ndarray], str]
 AT_A_TIME = 200  # clips held in memory
+SILENCE_SECONDS = 0.5
 
 
 def ours(
-    model: DeepSpeech2ForCTC, processor: DeepSpeech2Processor, decoder: GreedyDecoder | CTCBeamSearchDecoder
+    model: DeepSpeech2ForCTC, processor: DeepSpeech2Processor, decoder: CTCBeamSearchDecoder | None = None
 ) -> Recogniser:
     rate = processor.feature_extractor.sampling_rate
+    recognition = Recognition(processor.tokenizer, model.config, decoder)
 
     @torch.inference_mode()
     def transcribe(waveform: np.ndarray) -> str:
         inputs = processor(waveform, sampling_rate=rate, return_tensors="pt")
-        return decoder.decode(model(**inputs).logits[0], model.config.inputs_to_logits_ratio / rate)[0].text
+        return recognition.transcript([model(**inputs).logits[0]])[0].text
 
     return transcribe
 
@@ -55,8 +60,14 @@ def sphinx() -> Recogniser:
     return transcribe
 
 
-def measure(data: SpeechData, split: str, recognisers: dict[str, Recogniser], processor: DeepSpeech2Processor) -> list[str]:
-    """A table row for each recogniser."""
+def measure(
+    data: SpeechData,
+    split: str,
+    recognisers: dict[str, Recogniser],
+    processor: DeepSpeech2Processor,
+    silence: str | None = None,
+) -> list[str]:
+    """A table row for each recogniser; `silence`: half a second of it before and after each clip, see `background`."""
     rate, write = processor.feature_extractor.sampling_rate, processor.tokenizer.normalize
     references, audio_seconds = [], 0.0
     texts: dict[str, list[str]] = {name: [] for name in recognisers}
@@ -65,6 +76,9 @@ def measure(data: SpeechData, split: str, recognisers: dict[str, Recogniser], pr
         for numbers in np.split(np.arange(len(data.index)), range(AT_A_TIME, len(data.index), AT_A_TIME)):
             for _, utterance in sorted(data.read(numbers).items()):
                 waveform = read_waveform(utterance.audio, rate, utterance.name)
+                if silence is not None:
+                    around = background(silence, SILENCE_SECONDS, np.random.default_rng(len(references)))
+                    waveform = np.concatenate([around, waveform, around])
                 references.append(write(utterance.text))
                 audio_seconds += len(waveform) / rate
                 for name, recognise in recognisers.items():
@@ -86,6 +100,9 @@ def main() -> None:
     parser.add_argument("recipe", help="whose test splits are measured")
     parser.add_argument("--splits", nargs="+", help="only these of them")
     parser.add_argument("--sphinx", action="store_true", help="pocketsphinx side by side")
+    parser.add_argument(
+        "--silence", help="half a second before and after each clip: 'digital silence', 'tone', or dBFS of noise, e.g. -60"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with open(arguments.recipe, encoding="utf-8") as file:
@@ -94,7 +111,7 @@ def main() -> None:
     processor = DeepSpeech2Processor.from_pretrained(arguments.model)
     size = sum(parameter.numel() for parameter in model.parameters())
     model = model.fold_batch_norm()
-    recognisers = {"best path": ours(model, processor, GreedyDecoder(processor.tokenizer))}
+    recognisers = {"best path": ours(model, processor)}
     if has_decoder(arguments.model):
         decoder = CTCBeamSearchDecoder.from_pretrained(arguments.model, processor.tokenizer)
         name = f"language model, α {decoder.alpha:g}, β {decoder.beta:g}" if decoder.model else "beam search"
@@ -105,7 +122,8 @@ def main() -> None:
     print("| test split | clips | audio | decoder | WER | CER | real-time factor |")
     print("| --- | ---: | ---: | --- | ---: | ---: | ---: |")
     for split in arguments.splits or recipe["test"]:
-        print("\n".join(measure(SpeechData(recipe["dataset"], [split]), split, recognisers, processor)), flush=True)
+        data = SpeechData(recipe["dataset"], [split])
+        print("\n".join(measure(data, split, recognisers, processor, arguments.silence)), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
 from modeling_deepspeech2.decoding_deepspeech2 import Hypothesis, Span, has_decoder, log_softmax
-from modeling_deepspeech2.first_letters import first_letters_after_pauses
+from modeling_deepspeech2.recognition import Recognition
 
 
 NUM_HYPOTHESES = 6
@@ -97,8 +97,7 @@ def hear(recognizer: Recognizer, waveform: np.ndarray) -> Heard:
     finally:
         hook.remove()
     log_probs, seconds_per_frame = log_softmax(logits), model.config.inputs_to_logits_ratio / rate
-    # For the times of words; the pictures show what the network gave.
-    logits = torch.cat(list(first_letters_after_pauses([logits], tokenizer, model.config)))
+    recognition = Recognition(tokenizer, model.config, recognizer.decoder, n_best=NUM_HYPOTHESES)
     return Heard(
         waveform=waveform,
         sampling_rate=rate,
@@ -109,7 +108,7 @@ def hear(recognizer: Recognizer, waveform: np.ndarray) -> Heard:
         log_probs=log_probs,
         blank=tokenizer.pad_token_id,
         path=best_path(log_probs, tokenizer),
-        hypotheses=recognizer.decoder.decode(logits, seconds_per_frame, n_best=NUM_HYPOTHESES),
+        hypotheses=recognition.transcript([logits]),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,9 @@ class GreedyDecoder:
     def stable_labels(self, state: BestPath) -> list[int]:
         """The same: a best path only grows."""
         return self.best_labels(state)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes nothing: where a folder has no decoder, the best path is taken."""
 
     def _runs(self, state: BestPath) -> list[tuple[int, list[int]]]:
         """Labels, with the first frame of each and the one after its last."""

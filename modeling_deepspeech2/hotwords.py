@@ -10,7 +10,7 @@ import numpy as np
 from .errors import UserError
 
 
-MOST_SYMBOLS = 1_000_000  # of all hot words together: some 100,000 words
+MOST_LETTERS = 1_000_000  # of all hot words together: some 100,000 words
 
 
 class Hotwords:
@@ -106,7 +106,13 @@ def _patterns(tokenizer: Any, hotwords: dict[str, float]) -> list[tuple[list[int
     """The labels and the weight of each hot word."""
     if not isinstance(hotwords, dict):
         raise UserError(f"hotwords: found a {type(hotwords).__name__}, expected a dict of words and their weights.")
-    patterns, symbols = [], 0
+    letters = sum(len(text) for text in hotwords if isinstance(text, str))
+    if letters > MOST_LETTERS:
+        raise UserError(
+            f"hotwords: found {len(hotwords):,} words of {letters:,} letters, expected at most {MOST_LETTERS:,} letters: so "
+            "many are a language model's task; take the most important ones."
+        )
+    patterns = []
     for text, weight in hotwords.items():
         if not isinstance(weight, Real) or not 0 <= weight < np.inf:
             raise UserError(f"hotwords: found the weight {weight!r} of {text!r}, expected a number of at least 0.")
@@ -116,11 +122,5 @@ def _patterns(tokenizer: Any, hotwords: dict[str, float]) -> list[tuple[list[int
         labels = [] if unknown else tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
         if not labels:
             raise UserError(f"hotwords: the model has no symbols for {unknown or text!r}, expected its own alphabet.")
-        symbols += len(labels)
-        if symbols > MOST_SYMBOLS:
-            raise UserError(
-                f"hotwords: found {len(hotwords):,} words with more than {MOST_SYMBOLS:,} letters together: so many are "
-                "a language model's task; take the most important ones."
-            )
         patterns.append((labels, float(weight)))
     return patterns

@@ -7,6 +7,7 @@ frames to words there is one way, `spell`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,12 +78,15 @@ class Decoder(Protocol):
     def stable_labels(self, state: Any) -> list[int]:
         """The labels that no further frame will change."""
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the settings into the folder of a model."""
 
-def log_softmax(logits: Tensor | np.ndarray) -> np.ndarray:
-    """Logits, shape (frames, vocab_size) -> log-probabilities, float64 if the logits are, else float32.
+
+def as_array(logits: Tensor | np.ndarray) -> np.ndarray:
+    """Logits of one utterance, shape (frames, vocab_size), as an array in float32, or float64 if they are.
 
     Raises:
-        ValueError: another shape, or values that are not finite.
+        UserError: another shape, or values that are not finite.
     """
     if isinstance(logits, Tensor):
         logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).cpu().numpy()
@@ -93,9 +97,15 @@ def log_softmax(logits: Tensor | np.ndarray) -> np.ndarray:
     if not np.isfinite(logits).all():
         frame = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
         raise UserError(
-            f"logits: found NaN or infinity in frame {frame}, expected finite numbers: the audio or the model's weights "
-            "hold values that are no speech and no weights."
+            f"logits: found NaN or infinity in frame {frame}, expected finite numbers: the audio or the model's weights are "
+            "out of all range."
         )
+    return logits
+
+
+def log_softmax(logits: Tensor | np.ndarray) -> np.ndarray:
+    """Logits, shape (frames, vocab_size) -> log-probabilities; raises as `as_array` does."""
+    logits = as_array(logits)
     # In NumPy, because torch's threads do not survive the fork of `decode_batch`.
     centred = logits - logits.max(axis=1, keepdims=True)
     total = np.exp(centred).sum(axis=1, keepdims=True, dtype=np.float64)  # little beside 1 counts where a symbol is certain

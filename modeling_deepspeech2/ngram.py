@@ -1,43 +1,29 @@
 """An n-gram language model that scores many words at once: states and words in, log-probabilities and next states out.
 
-It reads ARPA files, and its own compact form, which needs no package but safetensors: for each order the n-grams sorted by
-context, their words, probabilities and back-off weights in half precision. `training/language_model.py` builds one.
+It reads ARPA files (`arpa.py`), and its own compact form, which needs no package but safetensors: for each order the n-grams
+sorted by context, their words, probabilities and back-off weights in half precision. `deepspeech2 language-model` makes it.
+Every file is checked whole before it is used.
 """
 
 import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .errors import UserError
+from .arpa import BEGIN, END, UNKNOWN, LanguageModelError, Order, read_arpa
 
 
-UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"  # words 0, 1 and 2
+__all__ = ["BEGIN", "END", "UNITS", "UNKNOWN", "LanguageModelError", "NGramModel", "Order"]
+
 UNITS = ("word", "character")
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 _METADATA = "ngram_language_model"
-_LN10 = float(np.log(10))
-
-
-class LanguageModelError(UserError):
-    """A language model that cannot be used: which, and why."""
-
-
-@dataclass
-class Order:
-    """The n-grams of one order, sorted by context and word."""
-
-    contexts: np.ndarray  # where the first n-1 words stand in the order below
-    words: np.ndarray
-    log_probs: np.ndarray  # natural logarithms
-    backoffs: np.ndarray  # in most models 0 where nothing follows
+_LARGEST = 2.0**62  # of a key, so that 64 bits hold it
 
 
 class NGramModel:
@@ -153,20 +139,13 @@ class NGramModel:
                     raise LanguageModelError(f"{file} holds tensors, but no n-gram language model.")
                 facts = json.loads(content.metadata()[_METADATA])
                 arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-            words = bytes(arrays["words"]).decode().split("\n")
-            orders = []
-            for number in range(1, facts["order"] + 1):
-                log_probs = arrays[f"{number}.log_probs"].astype(np.float64)
-                if number == 1:
-                    contexts, own = np.zeros(len(words), np.int64), np.arange(len(words))
-                else:
-                    followers = arrays[f"{number}.followers"]
-                    contexts, own = np.repeat(np.arange(len(followers)), followers), arrays[f"{number}.words"]
-                orders.append(Order(contexts, own.astype(np.int64), log_probs, np.zeros(len(own))))
-            for number in range(1, len(orders)):
-                backoffs, kept = arrays[f"{number}.backoffs"], orders[number - 1].backoffs
-                kept[slice(None) if len(backoffs) == len(kept) else _has_followers(orders, number)] = backoffs
-        except (SafetensorError, KeyError) as error:
+            words, orders = _from_arrays(arrays, int(facts["order"]))
+            if facts["unit"] not in UNITS:
+                raise ValueError(f"unit: found {facts['unit']!r}, expected one of {', '.join(UNITS)}")
+            check_model(words, orders)
+        except LanguageModelError:
+            raise
+        except (SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
             raise LanguageModelError(f"{file} is damaged or no language model: {error}.") from error
         return cls(words, orders, facts["unit"])
 
@@ -174,16 +153,65 @@ class NGramModel:
     def _load_arpa(cls, file: Path) -> "NGramModel":
         try:
             with _OPENERS.get(file.suffix, open)(file, "rt", encoding="utf-8") as lines:
-                sections = _arpa_sections(lines)
-                words, orders = _from_arpa(sections, file)
+                words, orders = read_arpa(lines, file)
         except (UnicodeDecodeError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
             raise LanguageModelError(
                 f"{file} is neither an ARPA file nor a model that this package saved ({error}); KenLM's binaries cannot be "
                 f"read, the ARPA files that they were made of can."
             ) from error
+        try:
+            check_model(words, orders)
+        except ValueError as error:
+            raise LanguageModelError(f"{file} is damaged: {error}.") from error
         ordinary = [word for word in words if word not in (UNKNOWN, BEGIN, END)]
         unit = "character" if ordinary and all(len(word) == 1 for word in ordinary) else "word"
         return cls(words, orders, unit)
+
+
+def _from_arrays(arrays: dict[str, np.ndarray], num_orders: int) -> tuple[list[str], list[Order]]:
+    """The vocabulary and the n-grams in the arrays of the compact form; ValueError where their sizes do not agree."""
+    words = bytes(arrays["words"]).decode().split("\n")
+    orders: list[Order] = []
+    for number in range(1, num_orders + 1):
+        log_probs = arrays[f"{number}.log_probs"].astype(np.float64)
+        if number == 1:
+            contexts, own = np.zeros(len(words), np.int64), np.arange(len(words))
+        else:
+            followers, own = arrays[f"{number}.followers"], arrays[f"{number}.words"].astype(np.int64)
+            if len(followers) != len(orders[-1].words) or followers.astype(np.float64).sum() != len(own):
+                raise ValueError(f"{number}.followers does not fit to the n-grams of orders {number - 1} and {number}")
+            contexts = np.repeat(np.arange(len(followers)), followers)
+        orders.append(Order(contexts, own, log_probs, np.zeros(len(own))))
+    for number in range(1, len(orders)):
+        backoffs, kept = arrays[f"{number}.backoffs"], orders[number - 1].backoffs
+        kept[slice(None) if len(backoffs) == len(kept) else _has_followers(orders, number)] = backoffs
+    return words, orders
+
+
+def check_model(words: list[str], orders: list[Order]) -> None:
+    """Raises ValueError for a model that a search could not use: numbers out of range, not sorted, or not finite."""
+    if words[:3] != [UNKNOWN, BEGIN, END] or len(set(words)) < len(words) or not all(words):
+        raise ValueError(f"its vocabulary does not begin with {UNKNOWN}, {BEGIN} and {END}, or holds a word twice, or none")
+    if not orders:
+        raise ValueError("it has no n-grams")
+    size = 1
+    for number, order in enumerate(orders, 1):
+        what = f"the n-grams of order {number}"
+        if len({len(order.words), len(order.contexts), len(order.log_probs), len(order.backoffs)}) > 1:
+            raise ValueError(f"{what} have arrays of different lengths")
+        for name, values, end in (("word", order.words, len(words)), ("context", order.contexts, size)):
+            if len(values) and not 0 <= values.min() <= values.max() < end:
+                wrong = values[(values < 0) | (values >= end)][0]
+                raise ValueError(f"{what} name {name} number {wrong}, but there are {end:,}")
+        if len(words) * max(size, 1) >= _LARGEST or (np.diff(order.contexts * len(words) + order.words) <= 0).any():
+            raise ValueError(f"{what} are not sorted, or one of them occurs twice")
+        if not (np.isfinite(order.log_probs).all() and np.isfinite(order.backoffs).all()):
+            raise ValueError(f"{what} have probabilities that are not finite")
+        if order.log_probs.max(initial=0.0) > 1e-3:
+            raise ValueError(f"{what} have a probability above 1")
+        size = len(order.words)
+    if len(orders[0].words) != len(words):
+        raise ValueError("its vocabulary and its n-grams of order 1 differ")
 
 
 def _has_followers(orders: list[Order], number: int) -> np.ndarray:
@@ -191,63 +219,3 @@ def _has_followers(orders: list[Order], number: int) -> np.ndarray:
     mask = np.zeros(len(orders[number - 1].words), bool)
     mask[orders[number].contexts] = True
     return mask
-
-
-def _arpa_sections(lines: Iterator[str]) -> Iterator[list[list[str]]]:
-    """The rows of each order: log10 probability, the words, and the back-off weight where there is one."""
-    rows: list[list[str]] = []
-    order = 0
-    for line in lines:
-        line = line.rstrip("\n")
-        if line.endswith("-grams:") and line.startswith("\\"):
-            if order:
-                yield rows
-            rows, order = [], order + 1
-        elif line.startswith("\\end"):
-            break
-        elif order and line.strip():
-            rows.append(line.split())
-    if order:
-        yield rows
-
-
-def _from_arpa(sections: Iterator[list[list[str]]], file: Path) -> tuple[list[str], list[Order]]:
-    words: list[str] = []
-    orders: list[Order] = []
-    index: dict[str, int] = {}
-    for number, rows in enumerate(sections, 1):
-        try:
-            log_probs = np.array([float(row[0]) for row in rows]) * _LN10
-            backoffs = np.array([float(row[number + 1]) if len(row) > number + 1 else 0.0 for row in rows]) * _LN10
-            if number == 1:
-                index = {UNKNOWN: 0, BEGIN: 1, END: 2}
-                spelled = [UNKNOWN if row[1] == "<UNK>" else row[1] for row in rows]
-                for word in spelled:
-                    index.setdefault(word, len(index))
-                words = list(index)
-                places = np.array([index[word] for word in spelled], np.int64)
-                # A model without <unk> or <s> gives them what it gives nothing else: next to no probability.
-                order = Order(np.zeros(len(words), np.int64), np.arange(len(words)), np.full(len(words), -100 * _LN10), None)
-                order.log_probs[places], order.backoffs = log_probs, np.zeros(len(words))
-                order.backoffs[places] = backoffs
-            else:
-                numbers = np.array([[index[word] for word in row[1 : number + 1]] for row in rows], np.int64)
-                contexts = numbers.reshape(-1, number)[:, 0]
-                for level in range(1, number - 1):
-                    lower = orders[level]
-                    keys = lower.contexts * len(words) + lower.words
-                    wanted = contexts * len(words) + numbers[:, level]
-                    contexts = np.searchsorted(keys, wanted).clip(max=max(0, len(keys) - 1))
-                    if len(wanted) and (not len(keys) or (keys[contexts] != wanted).any()):
-                        raise LanguageModelError(f"{file}: an n-gram of order {number} whose first words are no n-gram.")
-                last = numbers.reshape(-1, number)[:, -1]
-                by_context = np.lexsort((last, contexts))
-                order = Order(contexts[by_context], last[by_context], log_probs[by_context], backoffs[by_context])
-        except (ValueError, IndexError, KeyError) as error:
-            if isinstance(error, LanguageModelError):
-                raise
-            raise LanguageModelError(f"{file}: the n-grams of order {number} are not as ARPA has them ({error}).") from error
-        orders.append(order)
-    if not orders:
-        raise LanguageModelError(f"{file} has no n-grams: it is neither an ARPA file nor a model that this package saved.")
-    return words, orders

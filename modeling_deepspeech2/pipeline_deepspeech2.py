@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import AutomaticSpeechRecognitionPipeline
 from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from .audio import AudioError, read_audio, to_mono
 from .audio_files import is_source
 from .decoding_deepspeech2 import CTCBeamSearchDecoder, check_alphabet, has_decoder
-from .first_letters import first_letters_after_pauses
+from .errors import UserError
+from .hypotheses import Decoder, check_n_best
 from .loading_checks import check_parts
+from .recognition import Recognition
 from .remote_code import travels_with_code
 
 
@@ -37,11 +38,13 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
     it takes the place of the best path. A call then takes `hotwords` (word or phrase -> weight) and `n_best` as well, the
     chunks of `return_timestamps` have a `confidence`, and `n_best` adds the list `hypotheses` with their scores.
 
+    Recordings are decoded utterance by utterance, as [`transcribe`] does it; their texts are put together.
+
     Args:
         decoder: a [`CTCBeamSearchDecoder`], or the folder or repository that holds one; None: the best path in any case.
     """
 
-    def __init__(self, model, *args, decoder: CTCBeamSearchDecoder | str | os.PathLike | None = "auto", **kwargs):
+    def __init__(self, model, *args, decoder: Decoder | str | os.PathLike | None = "auto", **kwargs):
         # Before the parent looks at `hotwords` and `n_best`; the tokenizer is there only afterwards.
         source, hub = decoder, getattr(model, "hub_access", {})
         if isinstance(decoder, str) and decoder == "auto":
@@ -69,14 +72,14 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
         asked = {name: value for name, value in (("hotwords", hotwords), ("n_best", n_best)) if value is not None}
         if asked and self.decoder is None:
-            raise ValueError(
+            raise UserError(
                 f"{' and '.join(asked)}: found without a decoder; the best path knows no such thing, so pass "
                 f"decoder=CTCBeamSearchDecoder(tokenizer), or use a model that has one in its repository."
             )
-        if n_best is not None and n_best < 1:
-            raise ValueError(f"n_best: found {n_best}, expected at least 1.")
-        if hotwords is not None and hasattr(self.decoder, "start"):
-            self.decoder.start(hotwords)  # wrong ones end it before any audio is read
+        if n_best is not None:
+            check_n_best(n_best)
+        if hotwords is not None and not isinstance(self.decoder, (str, os.PathLike)):
+            self.decoder.start(hotwords)  # validated before any audio is read
         return preprocess, forward, postprocess | asked
 
     def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):
@@ -102,22 +105,15 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
             pieces.append(logits)
             for name, value in output.items():
                 extra.setdefault(name, []).append(value)
-        seconds_per_frame = self._align_to / self.feature_extractor.sampling_rate
-        none = pieces[0][:0]  # torch.cat wants a tensor, also where there are no frames
-        logits = torch.cat([none, *first_letters_after_pauses(pieces, self.tokenizer, self.model.config)])
-        if self.decoder is None:
-            tokens = logits.argmax(1)[None]
-            result = super().postprocess([{"tokens": tokens}], return_timestamps=return_timestamps, **kwargs)
-            for chunk in result.get("chunks", []):  # plain numbers, which print and serialise
-                chunk["timestamp"] = tuple(float(seconds) for seconds in chunk["timestamp"])
-            return result | extra
-        found = self.decoder.decode(logits, seconds_per_frame, n_best or 1, hotwords)
+        recognition = Recognition(self.tokenizer, self.model.config, self.decoder, hotwords=hotwords, n_best=n_best or 1)
+        found = recognition.transcript(pieces)
         result: dict[str, Any] = {"text": found[0].text}
         if return_timestamps:
             spans = found[0].words if return_timestamps == "word" else found[0].characters
-            result["chunks"] = [
-                {"text": span.text, "timestamp": (span.start, span.end), "confidence": span.confidence} for span in spans
-            ]
+            result["chunks"] = [{"text": span.text, "timestamp": (span.start, span.end)} for span in spans]
+            if self.decoder is not None:
+                for chunk, span in zip(result["chunks"], spans):
+                    chunk["confidence"] = span.confidence
         if n_best is not None:
             scores = ("text", "acoustic_score", "lm_score", "score")
             result["hypotheses"] = [{name: getattr(one, name) for name in scores} for one in found]

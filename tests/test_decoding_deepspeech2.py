@@ -3,6 +3,8 @@
 import gzip
 import itertools
 import math
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -328,6 +330,29 @@ def test_hot_words_win_a_close_call(english):
     assert decoder.decode(logits, 0.02, hotwords={"Call Ivan!": 2.0})[0].text == "call ivan"
 
 
+def test_ten_thousand_hot_words(english):
+    """Built once for all utterances, in a second at most, and in memory that is linear in their letters."""
+    random = np.random.default_rng(0)
+    letters = np.array(list("etaoinshrdlcumwfgypbvkjxqz"))
+    words = {"".join(random.choice(letters, size)): 3.0 for size in random.integers(4, 14, 10_000)}
+    decoder = CTCBeamSearchDecoder(english)
+    begin = time.process_time()
+    beam = decoder.start(words)
+    assert time.process_time() - begin < 2  # half a second where nothing else runs
+    tracemalloc.start()
+    CTCBeamSearchDecoder(english).start(dict(list(words.items())[:1000]))
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+    assert decoder.start(dict(words)).hotwords is beam.hotwords
+    assert decoder.start({"word": 3.0}).hotwords is not beam.hotwords
+    labels = english(word := next(iter(words))).input_ids
+    logits = np.full((2 * len(labels), 29), -3.0)
+    logits[np.arange(0, len(logits), 2), labels] = 3
+    logits[1::2, english.pad_token_id] = 3
+    logits[2] = 0  # one letter is missing
+    assert decoder.decode(logits, 0.02, hotwords=words)[0].text == word
+
+
 def test_batch_is_one_by_one(english, arpas):
     """On several cores the same as alone, in the same order, whatever the lengths; none at all is fine."""
     decoder = CTCBeamSearchDecoder(english, arpas["word"], beam_width=20)
@@ -386,6 +411,12 @@ ERRORS = [
     ({"beam_threshold": 0}, "beam_threshold: found 0"),
     ({"unknown_word_score": 1}, "unknown_word_score: found 1"),
     ({"unknown_letter_score": 1}, "unknown_letter_score: found 1"),
+    ({"alpha": 1e4}, "alpha: found 10000.0, expected a number of at least 0 and at most 1,000"),
+    ({"beta": math.inf}, "beta: found inf"),
+    ({"beam_width": 10**9}, "beam_width: found 1000000000, expected an integer of at least 1 and at most 100,000"),
+    ({"cutoff_top_n": 10**9}, "cutoff_top_n: found 1000000000"),
+    ({"beam_threshold": math.nan}, "beam_threshold: found nan"),
+    ({"unknown_word_score": -math.inf}, "unknown_word_score: found -inf"),
     ({"language_model": "no/such.arpa"}, "There is no language model no/such.arpa"),
 ]
 
@@ -402,7 +433,9 @@ def test_language_model_of_another_alphabet(english, tmp_path):
     """Words that the tokenizer cannot spell, capitals or Cyrillic, are told apart from a few odd ones."""
     for letters, is_fine in (("абв", False), ("ABC", False), ("abc", True), ("abcdefgß", True)):
         words = "".join(f"-1\t{letter}\t0\n" for letter in letters)
-        (tmp_path / "lm.arpa").write_text(f"\\data\\\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\n-1\t</s>\n{words}\n\\end\\\n")
+        (tmp_path / "lm.arpa").write_text(
+            f"\\data\\\nngram 1={3 + words.count(chr(10))}\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\n-1\t</s>\n{words}\n\\end\\\n"
+        )
         if is_fine:
             CTCBeamSearchDecoder(english, tmp_path / "lm.arpa")
         else:
@@ -423,7 +456,15 @@ def test_language_model_of_words_for_mandarin(arpas):
         ("{oops", "decoder_config.json of .* is damaged"),
         ("[1]", "decoder_config.json of .* is damaged"),
         ('{"gamma": 1}', "has no setting 'gamma'; there are alpha, beta"),
-        ('{"alpha": "x"}', "alpha: found 'x', expected a number"),
+        ('{"alpha": "x"}', "decoder_config.json of .*: alpha: found 'x', expected a number"),
+        ('{"alpha": null}', "decoder_config.json of .*: alpha: found None"),
+        ('{"alpha": NaN}', "decoder_config.json of .*: alpha: found nan"),
+        ('{"beam_width": 1e9}', "decoder_config.json of .*: beam_width: found 1000000000.0, expected an integer"),
+        ('{"beam_width": [100]}', "decoder_config.json of .*: beam_width: found .100."),
+        ('{"language_model": 5}', "language_model: found 5, expected the name of a file beside it"),
+        ('{"language_model": "../lm.arpa"}', "language_model: found '../lm.arpa', expected the name of a file beside it"),
+        ("[" * 100_000, "decoder_config.json of .* is damaged"),
+        ("", "decoder_config.json of .* is damaged"),
     ],
 )
 def test_decoder_config_that_is_damaged(english, tmp_path, content, message):
@@ -438,7 +479,9 @@ def test_decoder_config_that_is_damaged(english, tmp_path, content, message):
     [
         (lambda decoder: decoder.decode(np.zeros(5), 0.02), r"found shape \(5,\), expected \(frames, vocab_size\)"),
         (lambda decoder: decoder.decode(np.zeros((5, 7)), 0.02), "found 7 symbols, expected the 29"),
-        (lambda decoder: decoder.decode(np.full((5, 29), np.nan), 0.02), "found NaN"),
+        (lambda decoder: decoder.decode(np.full((5, 29), np.nan), 0.02), "found NaN or infinity in frame 0"),
+        (lambda decoder: decoder.decode(np.diag([0, 0, np.inf] + [0] * 26), 0.02), "found NaN or infinity in frame 2"),
+        (lambda decoder: decoder.decode(torch.tensor([[0.0] * 29, [-math.inf] * 29]), 0.02), "infinity in frame 1"),
         (lambda decoder: decoder.decode(np.zeros((5, 29)), 0.02, n_best=0), "n_best: found 0"),
         (lambda decoder: decoder.decode(np.zeros((5, 29)), 0.02, n_best=2.5), "n_best: found 2.5"),
         (lambda decoder: decoder.start({"word": -1.0}), "the weight -1.0 of 'word'"),
@@ -447,6 +490,12 @@ def test_decoder_config_that_is_damaged(english, tmp_path, content, message):
         (lambda decoder: decoder.start(["word"]), "found a list, expected a dict"),
         (lambda decoder: decoder.start({"слово": 1.0}), "no symbols for 'слов'"),
         (lambda decoder: decoder.start({" ": 1.0}), "no symbols for"),
+        (lambda decoder: decoder.start({5: 1.0}), "found 5, expected a word or phrase"),
+        (
+            lambda decoder: decoder.start({"a" * 1_000_001: 1.0}),
+            "of 1,000,001 letters, expected at most",
+        ),
+        (lambda decoder: GreedyDecoder(decoder.tokenizer).start({"word": 1.0}), "found 1 without a beam search"),
     ],
 )
 def test_bad_calls(english, call, message):

@@ -1,4 +1,4 @@
-"""The first letter of a word comes behind the pause before it; nothing else changes."""
+"""The first letter of a word comes behind the pause before it; the text and the search know nothing of it."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from modeling_deepspeech2 import DeepSpeech2Config
-from modeling_deepspeech2.decoding_deepspeech2 import GreedyDecoder
-from modeling_deepspeech2.first_letters import PAUSE_SECONDS, first_letters_after_pauses
-from modeling_deepspeech2.transcription.utterances import UtteranceDecoder
+from modeling_deepspeech2 import DeepSpeech2Config, GreedyDecoder, Hypothesis
+from modeling_deepspeech2.first_letters import PAUSE_SECONDS, behind_pauses, words_without_pause
+from modeling_deepspeech2.recognition import Recognition
 
 
-CONFIG = DeepSpeech2Config(conv_strides=[[2, 3], [2, 1]])
+CONFIG = DeepSpeech2Config(conv_strides=[[2, 3], [2, 1]], vocab_size=29)
 FRAME = CONFIG.inputs_to_logits_ratio / CONFIG.sampling_rate  # seconds, 0.03
 PAUSE = round(PAUSE_SECONDS / FRAME)  # frames
 
@@ -32,15 +31,20 @@ def logits_of(tokenizer, symbols: str) -> torch.Tensor:
     return logits
 
 
-def moved(tokenizer, logits: torch.Tensor, cuts: list[int] = ()) -> torch.Tensor:
-    pieces = np.split(logits.numpy(), sorted(cuts))
-    found = list(first_letters_after_pauses(map(torch.from_numpy, pieces), tokenizer, CONFIG))
-    return torch.cat([torch.zeros(0, logits.shape[1]), *found])
+def recognized(tokenizer, symbols: str, config: DeepSpeech2Config = CONFIG, size: int = 1000) -> list[Hypothesis]:
+    """The utterances of logits that come in pieces of so many frames."""
+    logits = logits_of(tokenizer, symbols)
+    return list(Recognition(tokenizer, config).utterances(logits.split(size) if len(logits) else []))
 
 
-def symbols_of(tokenizer, logits: torch.Tensor) -> str:
-    names = {tokenizer.pad_token: "_", tokenizer.word_delimiter_token: " "}
-    return "".join(names.get(name, name) for name in tokenizer.convert_ids_to_tokens(logits.argmax(1).tolist()))
+def drawn(utterances: list[Hypothesis], frames: int) -> str:
+    """Characters at their frames, as `logits_of` takes them."""
+    symbols = ["_"] * frames
+    for one in utterances:
+        for span in one.characters:
+            start, end = round(span.start / FRAME), round(span.end / FRAME)
+            symbols[start:end] = span.text * (end - start)
+    return "".join(symbols)
 
 
 LONG, SHORT = "_" * (PAUSE + 5), "_" * PAUSE
@@ -49,45 +53,59 @@ LONG, SHORT = "_" * (PAUSE + 5), "_" * PAUSE
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (f"so tt{LONG}urn", f"so {LONG[1:]}tt_urn"),  # behind the pause, and a blank between, for the next may be the same
-        (f"_o{LONG}on", f"_{LONG[1:]}o_on"),  # from the beginning
+        (f"so tt{LONG}urn", f"so {LONG}tturn"),
+        (f"_o{LONG}on", f"_{LONG}oon"),  # from the beginning
         (f"so {SHORT}turn", f"so {SHORT}turn"),
         (f"so t{SHORT}urn", f"so t{SHORT}urn"),  # too short for a pause
-        (f"so tu{LONG}rn", f"so tu{LONG}rn"),  # more than a letter was said
-        (f"so{LONG}ne", f"so{LONG}ne"),
-        (f"go a{LONG} dog", f"go {LONG[1:]}a_ dog"),
-        (f"so t{'_' * 1001}urn", f"so t{'_' * 1001}urn"),  # half a minute: memory is bounded
+        (f"so tu{LONG}rned", f"so {LONG}turned"),
+        (f"so turne{LONG}d", f"so turned{LONG}"),
+        (f"go a{LONG} dog", f"go {LONG}a dog"),
+        (f"go a {LONG}dog", f"go a {LONG}dog"),
         (f"so t{LONG}", f"so t{LONG}"),  # nothing comes
     ],
 )
 def test_a_first_letter_crosses_the_pause(english, written, expected):
-    assert symbols_of(english, moved(english, logits_of(english, written))) == expected
+    """In the times of characters and words alone."""
+    (found,) = recognized(english, written)
+    assert drawn([found], len(written)) == expected
+    assert found.text == GreedyDecoder(english).decode(logits_of(english, written), FRAME)[0].text
+    for word in found.words:
+        own = [span for span in found.characters if word.start <= span.start and span.end <= word.end]
+        assert "".join(span.text for span in own) == word.text
 
 
-@given(st.text("ab _", max_size=30), st.data())
-def test_frames_change_places_whatever_the_pieces(english, pattern, data):
-    """No frame is lost or changed, the best path keeps its text, and pieces make no difference."""
-    written = pattern.replace("_", "_" * (PAUSE // 2))
-    logits = logits_of(english, written)
-    found = moved(english, logits)
-    assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, logits.tolist()))
-    cuts = data.draw(st.lists(st.integers(0, len(logits)), max_size=5))
-    assert torch.equal(moved(english, logits, cuts), found)
-    decoder = GreedyDecoder(english)
-    assert decoder.decode(found, FRAME)[0].text == decoder.decode(logits, FRAME)[0].text
+@given(st.text("ab ", max_size=12), st.lists(st.integers(0, 40), min_size=12, max_size=12), st.integers(2, 30))
+def test_words_are_whole_and_in_order(text, gaps, pause):
+    """Whatever the pauses: nothing gets longer or changes places, and a word of two pieces has none between them."""
+    ends = np.cumsum(np.array(gaps[: len(text)], int) + 1)
+    times = np.stack([ends - 1, ends], axis=1)
+    found = behind_pauses(times, words_without_pause([symbol == " " for symbol in text]), pause)
+    assert (found[:, 1] - found[:, 0] == 1).all()
+    assert (found[1:, 0] >= found[:-1, 1]).all()
+    for first, end in words_without_pause([symbol == " " for symbol in text]):
+        pauses = np.sum(times[first + 1 : end, 0] - times[first : end - 1, 1] > pause)
+        assert np.sum(found[first + 1 : end, 0] - found[first : end - 1, 1] > pause) == max(0, pauses - 1)
 
 
-def test_a_pause_no_longer_ends_an_utterance_within_a_word(english):
-    """What it is there for: an utterance of its own began with "urn"."""
-    logits = logits_of(english, f"so t{'_' * 40}urn ")
-    texts = []
-    for heard in (logits, moved(english, logits)):
-        utterances = UtteranceDecoder(GreedyDecoder(english), FRAME)
-        texts.append([one.text for one in [*utterances.feed(heard), *utterances.finish()]])
-    assert texts == [["so t", "urn"], ["so", "turn"]]
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_no_utterance_ends_within_a_word(english, size):
+    """What it is there for: an utterance of its own began with "urn". The letter is the next utterance's."""
+    written = f"so t{'_' * 40}urn {'_' * 40}it"
+    found = recognized(english, written, size=size)
+    assert [one.text for one in found] == ["so", "turn", "it"]
+    assert [round(one.words[0].start / FRAME) for one in found] == [0, 43, 88]
+    one_way = DeepSpeech2Config(bidirectional=False, conv_strides=[[2, 3], [2, 1]], vocab_size=29)
+    assert [one.text for one in recognized(english, written, one_way)] == ["so t", "urn", "it"]
 
 
-def test_a_network_that_reads_one_way_needs_none_of_it(english):
-    logits = logits_of(english, f"so t{LONG}urn")
-    (same,) = first_letters_after_pauses([logits], english, DeepSpeech2Config(bidirectional=False))
-    assert same is logits
+def test_a_letter_waits_for_half_a_minute(english):
+    """Memory is bounded: a longer pause ends the utterance behind the letter."""
+    texts = [one.text for one in recognized(english, f"so t{'_' * 1100}urn")]
+    assert texts == ["so t", "urn"]
+
+
+def test_the_pause_does_not_count_for_the_longest_utterance(english):
+    """A sentence that begins before a long pause by its first letter is not cut sooner than another."""
+    words = "as it is " * 60
+    written = f"a{'_' * 900}s it is {words}"
+    assert [one.text for one in recognized(english, written)][0].count("as it is") >= 50

@@ -183,11 +183,28 @@ def test_saved_model_scores_the_same(tmp_path):
     [
         (b"these are words", "has no n-grams"),
         (b"mmap lm http://kheafield.com/code format version 5\n\x00\xff\xfe", "KenLM's binaries cannot be read"),
-        (b"\\data\\\n\\1-grams:\nabc\tword\n\\end\\\n", "n-grams of order 1 are not as ARPA has them"),
-        (b"\\data\\\n\\1-grams:\n-1\ta\n\\2-grams:\n-1\ta b\n\\end\\\n", "n-grams of order 2 are not as ARPA has them"),
+        (("-0.7\ta\t-0.2", "abc\ta\t-0.2"), "n-grams of order 1 are not as ARPA has them"),
+        (("-0.7\ta\t-0.2", "-0.7\ta b c"), "n-grams of order 1 are not as ARPA has them"),
+        (("-0.9\tb\t", "-0.9\ta\t"), "n-grams of order 1 are not as ARPA has them .a word occurs twice"),
+        (("-0.6\tb ba", "-0.6\tb bb"), "n-grams of order 2 are not as ARPA has them"),
+        (("-0.6\tb ba", "-0.6\ta ab"), "order 2 are not sorted, or one of them occurs twice"),
+        (("-0.6\tb ba", "nan\tb ba"), "order 2 have probabilities that are not finite"),
+        (("-0.6\tb ba", "-0.6\tb ba\tinf"), "order 2 have probabilities that are not finite"),
+        (("-0.6\tb ba", "0.6\tb ba"), "order 2 have a probability above 1"),
+        (("-0.15\ta ab", "-0.15\tb ab"), "order 3 are not as ARPA has them .the first words of one are no n-gram"),
+        (("-0.6\tb ba\n", ""), "found 5 n-grams of order 2, but its head announces 6"),
+        (("ngram 2=6\n", "ngram 2=7\n"), "found 6 n-grams of order 2, but its head announces 7"),
+        (("ngram 2=6\n", ""), "found 6 n-grams of order 2, but its head announces none"),
+        (("ngram 3=3\n", "ngram 3=3\nngram 4=9\n"), "has no n-grams of order 4, which its head announces"),
+        (("\\2-grams:", "\\4-grams:"), "found n-grams of order 4, expected those of order 2"),
+        (("\\end\\", ""), "is cut short: it stops among the n-grams of order 3, without the line"),
     ],
 )
 def test_bad_files(tmp_path, content, message):
+    """Each fault of an ARPA file is one sentence on loading; `content`: the whole file, or a change of a good one."""
+    if isinstance(content, tuple):
+        assert WORDS_ARPA.count(content[0]) == 1
+        content = WORDS_ARPA.replace(*content).encode()
     (tmp_path / "lm.arpa").write_bytes(content)
     with pytest.raises(LanguageModelError, match=message) as caught:
         NGramModel.load(tmp_path / "lm.arpa")
@@ -206,6 +223,44 @@ def test_bad_compact_files(tmp_path):
     for name in ("half.safetensors", "lm.arpa.gz"):
         with pytest.raises(LanguageModelError, match=name):
             NGramModel.load(tmp_path / name)
+
+
+def test_an_arpa_file_cut_anywhere_is_refused(tmp_path):
+    """After each of its lines, but for the empty ones at its end."""
+    lines = WORDS_ARPA.splitlines(keepends=True)
+    for number in range(len(lines) - 1):
+        (tmp_path / "lm.arpa").write_text("".join(lines[:number]))
+        with pytest.raises(LanguageModelError):
+            NGramModel.load(tmp_path / "lm.arpa")
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("2.words", lambda values: values + 50, "order 2 name word number 5., but there are 8"),
+        ("2.words", lambda values: values[:-1], "2.followers does not fit"),
+        ("2.words", lambda values: values[::-1].copy(), "order 2 are not sorted, or one of them occurs twice"),
+        ("2.followers", lambda values: values[:-1], "2.followers does not fit"),
+        ("2.followers", lambda values: np.full(len(values), 2**62, np.uint64), "2.followers does not fit"),
+        ("1.log_probs", lambda values: values[:-1], "order 1 have arrays of different lengths"),
+        ("2.log_probs", lambda values: values * np.float16("nan"), "order 2 have probabilities that are not finite"),
+        ("3.log_probs", lambda values: -values, "order 3 have a probability above 1"),
+        ("2.backoffs", lambda values: values * np.float16("inf"), "order 2 have probabilities that are not finite"),
+        ("2.backoffs", lambda values: np.tile(values, 9), "is damaged"),
+        ("words", lambda values: np.roll(values, -6), "its vocabulary does not begin with <unk>|is damaged"),
+        ("words", lambda values: np.full(9, 255, np.uint8), "is damaged"),
+    ],
+)
+def test_compact_files_are_checked_whole(tmp_path, name, change, message):
+    """Word numbers out of range would search for ever, and others would give wrong scores in silence."""
+    (tmp_path / "lm.arpa").write_text(WORDS_ARPA)
+    NGramModel.load(tmp_path / "lm.arpa").save(tmp_path / "lm.safetensors")
+    with safe_open(tmp_path / "lm.safetensors", "numpy") as content:
+        arrays, metadata = {key: content.get_tensor(key) for key in content.keys()}, content.metadata()  # noqa: SIM118
+    save_file(arrays | {name: change(arrays[name])}, tmp_path / "bad.safetensors", metadata)
+    with pytest.raises(LanguageModelError, match=message) as caught:
+        NGramModel.load(tmp_path / "bad.safetensors")
+    assert "bad.safetensors" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_mandarin_is_read_by_character():

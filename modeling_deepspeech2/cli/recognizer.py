@@ -9,7 +9,7 @@ from ..decoding_deepspeech2 import CTCBeamSearchDecoder, has_decoder
 from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
-from ..transcription.utterances import LONGEST_UTTERANCE
+from ..utterances import LONGEST_UTTERANCE
 
 
 def load(settings: argparse.Namespace) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Processor]:

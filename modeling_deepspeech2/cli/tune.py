@@ -53,6 +53,7 @@ def run(settings: argparse.Namespace) -> int:
     from ..language_models.tuning import SURFACE, collect, draw_surface, tune
     from ..modeling_deepspeech2 import DeepSpeech2ForCTC
     from ..processing_deepspeech2 import DeepSpeech2Processor
+    from ..recognition import Recognition
 
     check(settings)
     output = settings.output or Path(settings.model)
@@ -67,7 +68,8 @@ def run(settings: argparse.Namespace) -> int:
     print(f"Tuning on {measured_on}: {len(references):,} utterances, {seconds / 3600:.2f} h.")
     for name, reason in skipped:
         print(f"  left out: {name}: {reason}")
-    tuning = tune(decoder, logits, references, settings.max_alpha, settings.max_beta, settings.processes)
+    recognition = Recognition(processor.tokenizer, model.config, decoder)
+    tuning = tune(recognition, logits, references, settings.max_alpha, settings.max_beta, settings.processes)
     decoder.save_pretrained(output)
     table = {
         "splits": settings.split,

@@ -7,25 +7,25 @@ holds every pair with its error rate and says what it was measured on, and the s
 
 import multiprocessing
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from accelerate import Accelerator
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ..data.sources import DataError, SpeechData
-from ..decoding_deepspeech2 import CTCBeamSearchDecoder
+from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
+from ..recognition import Recognition
 from ..training.evaluation import emissions
 from ..training.metrics import ErrorRates
-
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 
 SURFACE = "decoder_tuning"  # .png and .json
@@ -71,7 +71,7 @@ def finer(pair: tuple[float, float], alpha_step: float, beta_step: float) -> lis
     return [other for other in dict.fromkeys(found) if other != pair]
 
 
-_work: tuple[CTCBeamSearchDecoder, list[np.ndarray]]
+_work: tuple[Recognition, list[np.ndarray]]
 
 
 def _share(*work) -> None:
@@ -81,15 +81,38 @@ def _share(*work) -> None:
 
 def _transcribe(task: tuple[float, float, int]) -> str:
     alpha, beta, utterance = task
-    decoder, logits = _work
-    decoder.alpha, decoder.beta = alpha, beta
-    beam = decoder.step(decoder.start(), logits[utterance].astype(np.float64))
-    labels = decoder.best_labels(beam, is_final=True)
-    return " ".join(decoder.tokenizer.decode(labels, group_tokens=False).split())
+    recognition, logits = _work
+    recognition.decoder.alpha, recognition.decoder.beta = alpha, beta
+    return recognition.transcript([logits[utterance]])[0].text
+
+
+class _Workers:
+    """Processes that transcribe all utterances with one pair of weights after the other."""
+
+    def __init__(self, recognition: Recognition, logits: list[np.ndarray], num_processes: int):
+        self.num_utterances = len(logits)
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+        self.pool = ProcessPoolExecutor(num_processes, context, _share, (recognition, logits))
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def transcribe(self, alpha: float, beta: float) -> Iterator[str]:
+        """The texts of the utterances, in order."""
+        tasks = [(alpha, beta, number) for number in range(self.num_utterances)]
+        try:
+            yield from self.pool.map(_transcribe, tasks, chunksize=4)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "One of the processes that tune was killed, most likely for lack of memory: use fewer (--processes)."
+            ) from error
 
 
 def tune(
-    decoder: CTCBeamSearchDecoder,
+    recognition: Recognition,
     logits: list[np.ndarray],
     references: list[str],
     max_alpha: float = 2.0,
@@ -99,19 +122,22 @@ def tune(
     """Tries pairs of alpha and beta; leaves the decoder with the best one.
 
     Args:
+        recognition: with a beam search.
         logits: of each utterance, shape (frames, vocab_size).
+
+    Raises:
+        UserError: one of the processes was killed.
     """
+    decoder = recognition.decoder
     metric = decoder.tokenizer.error_metric
     rates = ErrorRates(decoder.tokenizer.word_boundaries)
-    best_path = [decoder.tokenizer.decode(one.argmax(1)) for one in logits]
+    best_path = [found[0].text for found in recognition.with_best_path().transcripts(logits)]
     greedy = rates.compute(predictions=best_path, references=references)[metric]
     tuning = Tuning(metric, greedy, {})
     alpha_step, beta_step = max_alpha / (GRID - 1), max_beta / (GRID - 1)
     total = (GRID**2 + 16) * len(logits)
-    _share(decoder, logits)
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     with (
-        context.Pool(num_processes, _share, (decoder, logits)) as pool,
+        _Workers(recognition, logits, num_processes) as workers,
         tqdm(total=total, desc="tuning", unit=" transcripts") as bar,
     ):
         for round_ in range(3):
@@ -122,7 +148,7 @@ def tune(
             for alpha, beta in pairs:
                 if (alpha, beta) not in tuning.rates:
                     texts = []
-                    for text in pool.imap(_transcribe, [(alpha, beta, number) for number in range(len(logits))], 4):
+                    for text in workers.transcribe(alpha, beta):
                         texts.append(text)
                         bar.update()
                     tuning.rates[alpha, beta] = rates.compute(predictions=texts, references=references)[metric]
@@ -138,7 +164,8 @@ def draw_surface(tuning: Tuning, title: str, file: Path) -> None:
     """Error rate over alpha and beta, every pair a point, the best one a star."""
     alphas, betas = (np.array(axis) for axis in zip(*tuning.rates))
     values = 100 * np.array(list(tuning.rates.values()))
-    figure, axis = plt.subplots(figsize=(6.5, 4.5))
+    figure = Figure(figsize=(6.5, 4.5))  # no pyplot: its backend is the notebook's or the caller's
+    axis = figure.subplots()
     if values.min() < values.max():
         contours = axis.tricontourf(alphas, betas, values, levels=16, cmap="viridis_r")
         figure.colorbar(contours, label=f"{tuning.metric.upper()}, %")
@@ -149,7 +176,6 @@ def draw_surface(tuning: Tuning, title: str, file: Path) -> None:
     axis.legend(loc="upper right")
     figure.tight_layout()
     figure.savefig(file, dpi=120)
-    plt.close(figure)
 
 
 def collect(
@@ -162,9 +188,7 @@ def collect(
         data.index = data.index.select(chosen)
     logits, references, skipped, seconds = [], [], [], 0.0
     for batch, found in emissions(model, processor, data, Accelerator(), batch_size, "logits"):
-        lengths = batch["attention_mask"][:, :: model.config.time_stride].sum(1).tolist()
-        for one, length in zip(found.log_softmax(-1), lengths):
-            logits.append(one[:length].clamp(min=-100).cpu().to(torch.float16).numpy())
+        logits += [one.log_softmax(-1).clamp(min=-100).to(torch.float16).numpy() for one in found]
         references += batch["texts"]
         skipped += batch["skipped"]
         seconds += batch["seconds"]

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder, Hypothesis
 from ..errors import UserError
-from ..transcription.utterances import LONGEST_UTTERANCE, LiveText, UtteranceDecoder
+from ..utterances import LONGEST_UTTERANCE, LiveText, UtteranceDecoder
 from ..waveform import mono
 from .engine import Engine, StateTable
 

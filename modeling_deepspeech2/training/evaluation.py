@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 from ..data.batching import Batching
 from ..data.loader import Batches, Collator, make_loader
 from ..data.sources import SpeechData
-from ..decoding_deepspeech2 import CTCBeamSearchDecoder
+from ..hypotheses import Decoder
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
+from ..recognition import Recognition
 from .metrics import ErrorRates
 
 
@@ -51,8 +52,8 @@ def emissions(
     accelerator: Accelerator,
     batch_size: int,
     description: str,
-) -> Iterator[tuple[dict, torch.Tensor]]:
-    """Batches of a split, shared out among the processes, with their logits, shape (batch, output frames, vocab_size)."""
+) -> Iterator[tuple[dict, list[torch.Tensor]]]:
+    """Batches of a split, shared out among the processes, with the logits of each utterance, shape (frames, vocab_size)."""
     world_size = accelerator.num_processes
     plan = Batching(batch_size, parts=world_size, sorta_grad=True).plan(data.index, epoch=0)  # similar lengths: less padding
     batches = Batches(data, plan, rank=accelerator.process_index, world_size=world_size)
@@ -62,8 +63,10 @@ def emissions(
     ):
         # A batch with nothing in it goes through the model too: where that is sharded, all processes take part.
         with accelerator.autocast():
-            inputs = (batch[name].to(accelerator.device) for name in ("input_features", "attention_mask"))
-            yield batch, model(*inputs).logits
+            features, mask = (batch[name].to(accelerator.device) for name in ("input_features", "attention_mask"))
+            logits = model(features, mask).logits.float().cpu()
+        lengths = -(-batch["attention_mask"].sum(1) // model.config.time_stride)
+        yield batch, [own[:length] for own, length in zip(logits, lengths.tolist())]
 
 
 @torch.no_grad()
@@ -74,23 +77,25 @@ def evaluate(
     accelerator: Accelerator,
     batch_size: int = 16,
     description: str = "evaluation",
-    decoder: CTCBeamSearchDecoder | None = None,
+    decoder: Decoder | None = None,
 ) -> Evaluation:
-    """Transcribes every utterance of a split, shared out among the processes, greedily or with a decoder.
+    """Transcribes every utterance of a split, shared out among the processes, as the pipeline does.
+
+    Args:
+        decoder: None: the best path.
 
     Raises:
         ValueError: not one utterance of the split could be used.
     """
     model.eval()
+    recognition = Recognition(processor.tokenizer, model.config, decoder)
+    num_processes = 1 if decoder is None else None  # a best path is found sooner than a process starts
     names, predictions, references, skipped, seconds = [], [], [], [], 0.0
     for batch, logits in emissions(model, processor, data, accelerator, batch_size, description):
         skipped += batch["skipped"]
         names += batch["names"]
         references += batch["texts"]
-        if decoder is None:
-            predictions += processor.tokenizer.batch_decode(logits.argmax(-1).cpu()) if batch["names"] else []
-        else:
-            predictions += [found[0].text for found in decoder.decode_batch(list(logits.float().cpu()), 1.0)]
+        predictions += [found[0].text for found in recognition.transcripts(logits, num_processes)]
         seconds += batch["seconds"]
     model.train()
     if accelerator.num_processes > 1:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..decoding_deepspeech2 import Span, log_softmax
 from ..errors import UserError
-from ..first_letters import first_letters_after_pauses
+from ..first_letters import PAUSE_SECONDS, behind_pauses, words_without_pause
+from ..hypotheses import Span, log_softmax
 from ..script import WRITTEN_WORDS, is_unspaced
 from ..viterbi import ctc_viterbi
 from .recordings import recording_logits
@@ -74,14 +74,21 @@ def align(audio: str | os.PathLike | bytes | np.ndarray, text: str | list[str], 
     """
     seconds_per_frame = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
     logits = recording_logits(model, processor.feature_extractor, audio)
-    logits = first_letters_after_pauses(logits, processor.tokenizer, model.config)
-    return align_logits(logits, text, processor.tokenizer, seconds_per_frame)
+    return align_logits(logits, text, processor.tokenizer, seconds_per_frame, model.config.bidirectional)
 
 
 def align_logits(
-    logits: Tensor | np.ndarray | Iterable[Tensor], text: str | list[str], tokenizer: Any, seconds_per_frame: float
+    logits: Tensor | np.ndarray | Iterable[Tensor],
+    text: str | list[str],
+    tokenizer: Any,
+    seconds_per_frame: float,
+    is_bidirectional: bool = False,
 ) -> Alignment:
-    """`align` for logits of shape (frames, vocab_size), whole or in pieces one after the other."""
+    """`align` for logits of shape (frames, vocab_size), whole or in pieces one after the other.
+
+    Args:
+        is_bidirectional: the network may give first letters of words before a pause, see `first_letters.py`.
+    """
     script = _Script(text.splitlines() if isinstance(text, str) else text, tokenizer)
     pieces = [logits] if isinstance(logits, (Tensor, np.ndarray)) else logits
     # Only the symbols of the text count, and those in half the digits: much of an alphabet like Chinese is not in it.
@@ -95,10 +102,13 @@ def align_logits(
     for label, (start, end) in zip(labels, frames):
         along[start:end] = emissions[start:end, label]
     total = np.concatenate([[0.0], np.cumsum(along)])
+    times = frames
+    if is_bidirectional:
+        times = behind_pauses(frames, script.words_without_pause, PAUSE_SECONDS / seconds_per_frame)
 
     def span(text: str, places: list[int]) -> Span:
         own = np.concatenate([along[slice(*frames[place])] for place in places])
-        start, end = frames[places[0]][0], frames[places[-1]][1]
+        start, end = times[places[0], 0], times[places[-1], 1]
         return Span(text, float(start * seconds_per_frame), float(end * seconds_per_frame), float(np.exp(own.mean())))
 
     lines = []
@@ -106,7 +116,7 @@ def align_logits(
         words = [span(word, places) for word, places in written]
         places = [place for _, places in written for place in places]
         characters = [span(script.symbols[place], [place]) for place in places if not script.is_delimiter(place)]
-        start, end = frames[places[0]][0], frames[places[-1]][1]
+        start, end = times[places[0], 0], times[places[-1], 1]
         lines.append(AlignedLine(line, words[0].start, words[-1].end, words, characters, float(total[start] - total[end])))
     return Alignment(lines, float(-total[-1]))
 
@@ -116,6 +126,7 @@ class _Script:
 
     def __init__(self, lines: Iterable[str], tokenizer: Any):
         self.delimiter = tokenizer.word_delimiter_token
+        self.has_spaces = tokenizer.word_boundaries == "spaces"
         self.symbols: list[str] = []
         self.lines: list[tuple[str, list[tuple[str, list[int]]]]] = []  # line, [(written word, places of its labels)]
         for line in map(str.strip, lines):
@@ -142,6 +153,18 @@ class _Script:
         if not self.symbols:
             raise UserError("text: found no character of the tokenizer's vocabulary, expected what is said in the audio.")
         self.labels = tokenizer.convert_tokens_to_ids(self.symbols)
+
+    @property
+    def words_without_pause(self) -> list[tuple[int, int]]:
+        """Symbols that no pause belongs into, first and the one after the last, none across the end of a line."""
+        if not self.has_spaces:
+            return []
+        words = []
+        for _, written in self.lines:
+            first, end = written[0][1][0], written[-1][1][-1] + 1
+            own = words_without_pause([self.is_delimiter(place) for place in range(first, end)])
+            words += [(first + start, first + stop) for start, stop in own]
+        return words
 
     def is_delimiter(self, place: int) -> bool:
         return self.symbols[place] == self.delimiter

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..audio import read_audio_blocks, to_mono
 from ..audio_files import is_source
-from ..decoding_deepspeech2 import GreedyDecoder, Hypothesis, check_alphabet
-from ..first_letters import first_letters_after_pauses
+from ..hypotheses import Decoder, Hypothesis
+from ..recognition import Recognition
+from ..utterances import END_OF_UTTERANCE, LONGEST_UTTERANCE
 from .streaming import StreamingFeatures, StreamingModel
-from .utterances import LONGEST_UTTERANCE, UtteranceDecoder
 
 
 BLOCK_SECONDS = 20.0  # of a state that is carried
@@ -111,15 +111,15 @@ def transcribe(
     model: Any,
     processor: Any,
     audio: str | os.PathLike | bytes | np.ndarray | Iterable[np.ndarray],
-    decoder: Any = None,
-    end_of_utterance: float = 0.8,
+    decoder: Decoder | None = None,
+    end_of_utterance: float = END_OF_UTTERANCE,
     longest_utterance: float = LONGEST_UTTERANCE,
     hotwords: dict[str, float] | None = None,
     batch_size: int = CHUNKS,
 ) -> Iterator[Hypothesis]:
     """Transcribes a recording of any length, utterance by utterance, in bounded memory.
 
-    What a [`DeepSpeech2Stream`] hears of the same samples: utterances end at the same pauses, and hold the same text.
+    A [`DeepSpeech2Stream`] of the same samples ends its utterances at the same pauses, with the same text.
 
     Args:
         model: a [`DeepSpeech2ForCTC`], or what `fold_batch_norm` or quantisation made of it.
@@ -136,16 +136,6 @@ def transcribe(
         ValueError: a decoder of another alphabet, or times and hot words that [`DeepSpeech2Stream`] would not take.
         AudioError: on reading, audio that cannot be read.
     """
-    check_alphabet(decoder, model.config.vocab_size)
-    seconds_per_frame = model.config.inputs_to_logits_ratio / processor.feature_extractor.sampling_rate
-    utterances = UtteranceDecoder(
-        decoder or GreedyDecoder(processor.tokenizer), seconds_per_frame, end_of_utterance, longest_utterance, hotwords
-    )
-
-    def heard() -> Iterator[Hypothesis]:  # settings are checked above, not when the first utterance is asked for
-        pieces = recording_logits(model, processor.feature_extractor, audio, batch_size)
-        for logits in first_letters_after_pauses(pieces, processor.tokenizer, model.config):
-            yield from utterances.feed(logits)
-        yield from utterances.finish()
-
-    return heard()
+    # Settings are checked here, not when the first utterance is asked for.
+    recognition = Recognition(processor.tokenizer, model.config, decoder, end_of_utterance, longest_utterance, hotwords)
+    return recognition.utterances(recording_logits(model, processor.feature_extractor, audio, batch_size))

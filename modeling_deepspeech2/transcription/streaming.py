@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder, Hypothesis, check_alphabet
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor, mono
+from ..hypotheses import Decoder, Hypothesis
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
-from .utterances import LONGEST_UTTERANCE, LiveText, UtteranceDecoder
+from ..recognition import Recognition
+from ..utterances import END_OF_UTTERANCE, LONGEST_UTTERANCE, LiveText
 
 
 @dataclass(frozen=True)
@@ -240,22 +241,16 @@ class DeepSpeech2Stream:
         self,
         model: DeepSpeech2ForCTC | StreamingModel,
         processor: Any,
-        decoder: CTCBeamSearchDecoder | None = None,
-        end_of_utterance: float = 0.8,
+        decoder: Decoder | None = None,
+        end_of_utterance: float = END_OF_UTTERANCE,
         longest_utterance: float = LONGEST_UTTERANCE,
         hotwords: dict[str, float] | None = None,
     ):
         self.model = model if isinstance(model, StreamingModel) else StreamingModel(model)
         self.features = StreamingFeatures(processor.feature_extractor)
         config = self.model.model.config
-        check_alphabet(decoder, config.vocab_size)
-        self.utterances = UtteranceDecoder(
-            decoder or GreedyDecoder(processor.tokenizer),
-            config.inputs_to_logits_ratio / config.sampling_rate,
-            end_of_utterance,
-            longest_utterance,
-            hotwords,
-        )
+        recognition = Recognition(processor.tokenizer, config, decoder, end_of_utterance, longest_utterance, hotwords)
+        self.utterances = recognition.stream()
         self.state: AcousticState | None = self.model.start()
         self.ended: list[str] = []  # texts of the utterances that are over
 

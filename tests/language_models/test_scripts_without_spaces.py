@@ -9,7 +9,7 @@ from modeling_deepspeech2.errors import UserError
 from modeling_deepspeech2.language_models.estimation import build
 from modeling_deepspeech2.ngram import LanguageModelError
 from modeling_deepspeech2.transcription.alignment import align_logits
-from modeling_deepspeech2.transcription.utterances import UtteranceDecoder
+from modeling_deepspeech2.utterances import UtteranceDecoder
 
 
 LINES = {

@@ -8,12 +8,13 @@ import pytest
 from accelerate import Accelerator
 from transformers import AutoTokenizer, pipeline
 
-from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
+from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2Config, DeepSpeech2ForCTC, DeepSpeech2Processor
 from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.cli.main import main
 from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.language_models.estimation import build
 from modeling_deepspeech2.language_models.tuning import finer, first_round, tune
+from modeling_deepspeech2.recognition import Recognition
 from modeling_deepspeech2.training.evaluation import evaluate
 
 
@@ -39,7 +40,8 @@ def test_tuning_finds_the_language_model_of_use(english, tmp_path):
     build(texts, english, "word", order=3, held_out=0)[0].save(tmp_path / "lm.safetensors")
     decoder = CTCBeamSearchDecoder(english, tmp_path / "lm.safetensors", beam_width=10)
     logits = [noisy_logits(english, text, seed) for seed, text in enumerate(texts)]
-    tuning = tune(decoder, logits, texts, num_processes=2)
+    recognition = Recognition(english, DeepSpeech2Config(vocab_size=len(english)), decoder)
+    tuning = tune(recognition, logits, texts, num_processes=2)
     assert tuning.rates[tuning.best] == min(tuning.rates.values()) < tuning.rates[0.0, 0.0]
     assert set(first_round(2.0, 3.0)) <= set(tuning.rates) and len(tuning.rates) > 36
     assert (decoder.alpha, decoder.beta) == tuning.best

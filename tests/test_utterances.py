@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from modeling_deepspeech2.decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder
-from modeling_deepspeech2.transcription.utterances import UtteranceDecoder
+from modeling_deepspeech2.utterances import UtteranceDecoder
 
 
 FRAME = 0.02
@@ -107,7 +107,9 @@ def test_stable_text_only_grows_where_speech_is_cut(seed, tmp_path):
     """With a language model, too, which may prefer other words as soon as an utterance ends."""
     vocabulary = "a as sat at i it hi bit bat vat".split()  # noqa: SIM905
     words = "".join(f"{-1 - index / 5:.1f}\t{word}\n" for index, word in enumerate(vocabulary))
-    (tmp_path / "lm.arpa").write_text(f"\\data\\\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\n-1\t</s>\n{words}\n\\end\\\n")
+    (tmp_path / "lm.arpa").write_text(
+        f"\\data\\\nngram 1={3 + words.count(chr(10))}\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\n-1\t</s>\n{words}\n\\end\\\n"
+    )
     decoder = CTCBeamSearchDecoder(TOKENIZERS["english"], tmp_path / "lm.arpa", 2.0, 1.0, beam_width=8)
     logits = speech(decoder.tokenizer, seed, 8)[0] / 4
     utterances, heard, before = UtteranceDecoder(decoder, FRAME, 1.0, longest_utterance=2.0), "", ""
@@ -128,7 +130,8 @@ def test_long_speech_is_cut_between_words(name):
     found, held = [], []
     for piece in pieces(logits, [7]):
         found += utterances.feed(piece)
-        held.append(sum(map(len, utterances.pieces)))
+        held.append(utterances.length)
+        assert sum(map(len, utterances.state.log_probs if utterances.state else [])) <= utterances.length
     found += utterances.finish()
     assert max(held) <= 2.0 / FRAME and len(found) > 10
     assert "".join(utterance.text for utterance in found).replace(" ", "") == "".join(texts).replace(" ", "")
@@ -144,7 +147,7 @@ def test_silence_is_not_kept():
     utterances = UtteranceDecoder(DECODERS["greedy"], FRAME, PAUSE)
     for _ in range(3):
         assert utterances.feed(silence) == [] and str(utterances.text) == ""
-        assert sum(map(len, utterances.pieces)) <= 10
+        assert len(utterances.unsearched) <= 10
     word = silence[:50].clone()
     word[5, tokenizer.convert_tokens_to_ids("a")] = 20
     (found,) = utterances.feed(word)
