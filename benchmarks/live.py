@@ -3,9 +3,9 @@
     python -m benchmarks.live --model runs/live          # a unidirectional model; the bundled English test clips, one core
     python -m benchmarks.live --model runs/live --lm     # with the decoder in its folder, too
 
-Whatever the pieces, a stream has to give the logits and the text of one pass. The first word is late by what the model looks
-ahead and by what it hesitates; the time to compute comes on top. Sound begins where a clip's power first reaches a
-thousandth of its largest. Many streams go through the model in one batch.
+Whatever the pieces, a stream has to give the logits and the text of one pass. The first word comes late by the model's
+lookahead, by its hesitation, and by the time to compute. Sound begins where a clip's power first reaches a thousandth of its
+largest. Many streams go through the model in one batch.
 """
 
 import argparse

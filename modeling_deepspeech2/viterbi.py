@@ -1,8 +1,7 @@
-"""The most probable CTC path that gives known labels, found exactly (Viterbi), however long the recording.
+"""Forced alignment: the most probable CTC path that spells known labels, found exactly (Viterbi).
 
-In come log-probabilities and labels, out come the frames of each label. The forward pass keeps its state only now and then,
-and the way back is computed again between two such checkpoints, where it can only pass through a window of the labels; so
-memory is linear in the length.
+Memory is linear in the length of the recording. The forward pass keeps its state at checkpoints only, and between two of
+them the path back is computed again, where it can only pass through a window of the labels.
 """
 
 import numpy as np
@@ -13,13 +12,15 @@ from .errors import UserError
 CHECKPOINT_FRAMES = 1024
 
 
-def ctc_viterbi(emissions: np.ndarray, labels: np.ndarray, blank: int) -> np.ndarray:
+def ctc_viterbi(emissions: np.ndarray, labels: np.ndarray, blank: int, blank_costs: np.ndarray | None = None) -> np.ndarray:
     """First frame and the one after the last of each label on the most probable path.
 
     Args:
         emissions: log-probabilities, shape (frames, symbols).
         labels: columns of `emissions`, shape (labels,); one at least.
         blank: the blank's column.
+        blank_costs: what a frame of blank costs more before each label and behind the last, shape (labels + 1,): a prior
+            for where pauses are; None: nothing.
 
     Returns:
         shape (labels, 2).
@@ -35,7 +36,8 @@ def ctc_viterbi(emissions: np.ndarray, labels: np.ndarray, blank: int) -> np.nda
             f"text: found {num_labels} labels, which need {num_labels + len(repeats)} frames, but the audio has "
             f"{num_frames}: the text is too long for it."
         )
-    search = _Trellis(emissions, labels, blank, repeats)
+    blank_costs = np.zeros(num_labels + 1) if blank_costs is None else blank_costs
+    search = _Trellis(emissions, labels, blank, blank_costs, repeats)
     starts = list(range(0, num_frames, CHECKPOINT_FRAMES))
     states = [search.start()]
     for first, end in zip(starts, starts[1:]):
@@ -53,8 +55,8 @@ def ctc_viterbi(emissions: np.ndarray, labels: np.ndarray, blank: int) -> np.nda
 class _Trellis:
     """Scores of the best partial paths: on label i, and on the blank before label i (the last one stands behind all)."""
 
-    def __init__(self, emissions: np.ndarray, labels: np.ndarray, blank: int, repeats: np.ndarray):
-        self.emissions, self.labels, self.blank = emissions, labels, blank
+    def __init__(self, emissions: np.ndarray, labels: np.ndarray, blank: int, blank_costs: np.ndarray, repeats: np.ndarray):
+        self.emissions, self.labels, self.blank, self.blank_costs = emissions, labels, blank, blank_costs
         self.not_after = np.zeros(
             len(labels)
         )  # added to the step from the label before: none past the first, none to a repeat
@@ -85,7 +87,7 @@ class _Trellis:
             shifted += self.not_after[low:high]
             np.maximum(top, shifted, out=top)
             np.maximum(blank[1:], label, out=blank[1:])
-            blank += row[self.blank]
+            blank += row[self.blank] - self.blank_costs[low : high + 1]
             np.take(row, self.labels[low:high], out=own[:size], mode="clip")
             np.add(top, own[:size], out=label)
         return on_label, on_blank
@@ -111,6 +113,7 @@ class _Trellis:
         low, high = max(0, label - (end - first) - 1), min(label + 1, len(self.labels))
         labels, not_after = self.labels[low:high], self.not_after[low:high].copy()
         scores, blanks = state[0][low:high], state[1][low : high + 1]
+        blank_costs = self.blank_costs[low : high + 1]
         to_label = np.empty((end - first, high - low), np.int8)  # from: 0 itself, 1 the blank before, 2 the label before
         to_blank = np.empty((end - first, high - low + 1), bool)  # from: itself, or the label before
         for index, frame in enumerate(range(first, end)):
@@ -121,7 +124,7 @@ class _Trellis:
             to_label[index] = np.where(shifted > best, 2, blanks[:-1] > scores)
             to_blank[index] = previous > blanks
             scores = np.maximum(best, shifted) + row[labels]
-            blanks = np.maximum(blanks, previous) + row[self.blank]
+            blanks = np.maximum(blanks, previous) + row[self.blank] - blank_costs
         if end == len(self.emissions) and scores[-1] > blanks[-1]:
             label, on_label = label - 1, True
         for index in range(end - first - 1, -1, -1):

@@ -1,7 +1,7 @@
 """Long recordings with transcripts -> utterances of about seven seconds (section 5 of the paper).
 
-In comes a recording and what is said in it, out go segments with their transcripts: aligned by a trained model and cut where
-it says nothing for a while between two words. Whether a segment's transcript is right is the concern of `filtering`.
+A trained model aligns a recording with its transcript, and both are cut where the model finds a pause between two words.
+Whether a segment's transcript is right is the concern of `filtering`.
 """
 
 import math

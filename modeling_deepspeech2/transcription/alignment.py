@@ -1,7 +1,7 @@
-"""When was it said? Audio, or its logits, and the text that is known -> start and end of each line, word and character.
+"""Alignment: finds when each line, word and character of a known text was said, from audio or its logits.
 
-The most probable CTC path that spells the text, however long the recording, in memory linear in its length. Section 5 of the
-paper aligns its recordings so, before it cuts them.
+It takes the most probable CTC path that spells the text, as section 5 of the paper does before it cuts recordings. Memory is
+linear in the length of the recording.
 """
 
 import logging
@@ -22,6 +22,11 @@ from .recordings import recording_logits
 
 
 logger = logging.getLogger(__name__)
+
+# Of a second of blank, in nats: a prior against pauses where they are seldom. Letters that a bidirectional network gave with
+# little certainty before a pause come behind it, and where the network is certain it changes nothing.
+COST_WITHIN_WORDS = 3.0
+COST_WITHIN_LINES = 0.5
 
 
 @dataclass
@@ -96,7 +101,8 @@ def align_logits(
     blank, labels = labels[0], labels[1:]
     emissions = [log_softmax(piece)[:, symbols].astype(np.float32) for piece in pieces if len(piece)]
     emissions = np.concatenate(emissions) if emissions else np.zeros((0, len(symbols)), np.float32)
-    frames = ctc_viterbi(emissions, labels, int(blank))
+    costs = script.blank_costs(seconds_per_frame) if is_bidirectional else None
+    frames = ctc_viterbi(emissions, labels, int(blank), costs)
 
     along = emissions[:, blank].astype(np.float64)  # log p of the path, frame by frame
     for label, (start, end) in zip(labels, frames):
@@ -153,6 +159,18 @@ class _Script:
         if not self.symbols:
             raise UserError("text: found no character of the tokenizer's vocabulary, expected what is said in the audio.")
         self.labels = tokenizer.convert_tokens_to_ids(self.symbols)
+
+    def blank_costs(self, seconds_per_frame: float) -> np.ndarray:
+        """What a frame of blank costs before each symbol and at the end: pauses are between lines, seldom in words."""
+        costs = np.full(len(self.symbols) + 1, COST_WITHIN_WORDS)
+        for place, symbol in enumerate(self.symbols):
+            if symbol == self.delimiter or not self.has_spaces:
+                costs[place : place + 2] = COST_WITHIN_LINES
+        for _, written in self.lines:
+            first = written[0][1][0]
+            costs[max(0, first - 1) : first + 1] = 0.0
+        costs[-1] = 0.0
+        return costs * seconds_per_frame
 
     @property
     def words_without_pause(self) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
-"""Live: samples in, in pieces of any size, logits and text out as soon as their frames are complete (section 3.7).
+"""Live streams: samples in pieces of any size -> logits and text, as soon as their frames are complete (section 3.7).
 
-Everything that looks at a window of time keeps the end of what it has seen, and the recurrence its state. What comes out,
-put together, is what one pass over the whole utterance gives.
+Every layer with a window of time keeps the end of what it has seen, and the recurrence its state, so that the logits are
+those of one pass over the whole utterance.
 """
 
 from dataclasses import dataclass
@@ -143,7 +143,9 @@ class StreamingModel:
 
     def __init__(self, model: DeepSpeech2ForCTC):
         if model.config.bidirectional:
-            raise ValueError("A bidirectional model hears the end first: live use needs bidirectional=False.")
+            raise ValueError(
+                "A bidirectional model reads an utterance from its end, too: live use needs bidirectional=False."
+            )
         if not model.deepspeech2.layers[0].is_folded:
             model = model.fold_batch_norm()
         self.model = model
@@ -256,7 +258,7 @@ class DeepSpeech2Stream:
 
     @property
     def text(self) -> LiveText:
-        """All that was heard since the beginning: a stable part, which only grows, and a tentative part behind it."""
+        """The text since the beginning: a stable part, which only grows, and a tentative part behind it."""
         current = self.utterances.text
         before = self.utterances.between.join(self.ended)
         if before and str(current):
@@ -283,13 +285,13 @@ class DeepSpeech2Stream:
         features = self.features(np.zeros(0, np.float32), last=True)
         logits, _ = self.model.step(features[None], self.state, last=True)
         self.state = None
-        return self._hear(logits[0], last=True)
+        return self._decode(logits[0], last=True)
 
     def _check(self) -> None:
         if self.state is None:
             raise ValueError("This stream is finished: make another DeepSpeech2Stream for what comes.")
 
-    def _hear(self, logits: Tensor, last: bool = False) -> list[Hypothesis]:
+    def _decode(self, logits: Tensor, last: bool = False) -> list[Hypothesis]:
         ended = self.utterances.feed(logits.float().cpu())
         if last:
             ended += self.utterances.finish()
@@ -334,4 +336,4 @@ def feed_streams(streams: list[DeepSpeech2Stream], pieces: list[np.ndarray | Ten
             logits, state = streams[group[0]].model.step(batch, state)
             for index, own, next_state in zip(group, logits, state.split()):
                 streams[index].state, features[index] = next_state, features[index][frames:]
-                ended[index] += streams[index]._hear(own)
+                ended[index] += streams[index]._decode(own)

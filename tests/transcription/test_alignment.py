@@ -34,6 +34,15 @@ def spans_of(path: tuple[int, ...]) -> list[tuple[int, int]]:
     return found
 
 
+def path_score(emissions: np.ndarray, path: tuple[int, ...], blank_costs: np.ndarray | None) -> float:
+    """Its log-probability, less the costs of its blanks, which depend on how many labels came before."""
+    total, labels = float(emissions[np.arange(len(path)), path].astype(np.float64).sum()), 0
+    for before, symbol in zip([0, *path], path):
+        labels += symbol not in (0, before)
+        total -= blank_costs[labels] if symbol == 0 and blank_costs is not None else 0.0
+    return total
+
+
 def score(emissions: np.ndarray, labels: np.ndarray, spans: np.ndarray) -> float:
     path = np.zeros(len(emissions), int)
     for label, (start, end) in zip(labels, spans):
@@ -69,8 +78,9 @@ def test_best_of_all_paths(seed, frames, symbols, num_labels):
         with pytest.raises(ValueError, match="too long"):
             ctc_viterbi(emissions, labels, 0)
         return
-    best = max(paths, key=lambda path: emissions[np.arange(frames), path].astype(np.float64).sum())
-    assert ctc_viterbi(emissions, labels, 0).tolist() == [list(span) for span in spans_of(best)]
+    for costs in (None, rng.uniform(0, 3, num_labels + 1)):
+        best = max(paths, key=lambda path: path_score(emissions, path, costs))
+        assert ctc_viterbi(emissions, labels, 0, costs).tolist() == [list(span) for span in spans_of(best)]
 
 
 @given(
