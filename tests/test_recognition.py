@@ -76,7 +76,7 @@ def test_n_best_of_a_recording(english):
 
 def test_clips_on_several_cores(english):
     """The same texts, in the same order, as one after the other."""
-    clips = [spoken(english, text, 4.0, seed) for seed, text in enumerate(["one", "two three", "", "four"])]
+    clips = [spoken(english, text, 9.0, seed) for seed, text in enumerate(["one", "two three", "", "four"])]
     recognition = Recognition(english, CONFIG, CTCBeamSearchDecoder(english, beam_width=8))
     expected = [recognition.transcript([clip]) for clip in clips]
     assert recognition.transcripts([torch.from_numpy(clip) for clip in clips], num_processes=2) == expected
