@@ -15,7 +15,7 @@ def pairs(word: str) -> list[str]:
 
 
 def choose_symbols(
-    words: Iterable[str], extra_characters: str, minimum_count: int, delimiter: str
+    words: Iterable[str], extra_characters: str, minimum_count: int, delimiter: str, numerals: str
 ) -> tuple[list[str], list[str], list[tuple[str, int]]]:
     """Which symbols the words need.
 
@@ -24,6 +24,7 @@ def choose_symbols(
         extra_characters: characters to include even if they do not occur, with all their pairs.
         minimum_count: how often a character or pair must occur to be included.
         delimiter: the symbol between words, which is no character of a word.
+        numerals: `"keep"`, or `"spell"` where digits are no symbols.
 
     Returns:
         Characters by code point; pairs by code point; and characters left out with their counts, the most frequent first.
@@ -37,7 +38,9 @@ def choose_symbols(
             character_counts[character] += count
         for pair in pairs(word):
             pair_counts[pair] += count
-    characters = {one for one, count in character_counts.items() if count >= minimum_count and enters_alphabet(one)}
+    characters = {
+        one for one, count in character_counts.items() if count >= minimum_count and enters_alphabet(one, numerals)
+    }
     characters = (characters | set(extra_characters)) - {delimiter}
     frequent = {pair for pair, count in pair_counts.items() if count >= minimum_count and characters.issuperset(pair)}
     frequent |= {first + second for first in extra_characters for second in extra_characters}

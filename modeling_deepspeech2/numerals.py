@@ -113,6 +113,16 @@ _POINTS = {
     "tr": "virgül", "vi": "phẩy",
 }  # fmt: skip
 
+# Where "5,50 €" is read five euro fifty: what stands between.
+_CENTS = {
+    **dict.fromkeys(("cs", "da", "de", "fi", "fr", "nl", "no", "pl", "ru", "sk", "sv", "uk"), " "),
+    **{"ca": " amb ", "en": " and ", "es": " con ", "it": " e ", "pt": " e "},
+}
+_ENGLISH_CENTS = {"$": "cent|cents", "€": "cent|cents", "£": "penny|pence"}
+_SCALES = "million|billion|trillion|thousand|millionen|milliarden|miljoen|miljard"  # $5 million
+_NUMERO = {"ca": "número", "es": "número", "fr": "numéro", "it": "numero", "pt": "número"}  # n° 5, nº 5
+_POWERS = {"en": {"²": " squared", "³": " cubed"}}
+
 _HOURS = {
     "de": ("{} uhr", "{} uhr {}"),
     "fr": ("{} heures", "{} heures {}"),
@@ -140,6 +150,13 @@ _ORDINALS = {
     "fi": r"\.(?= \w+kuu)",
     "no": r"\.(?= (?:jan|feb|mar|apr|mai|jun|jul|aug|sep|okt|nov|des))",
     "de": r"\.(?= (?:jan|jän|feb|mär|apr|mai|jun|jul|aug|sep|okt|nov|dez))",
+}
+# Parts of words that are written together with the number: 1980er, 3fach; 1980-talet.
+_PARTS = {
+    "de": r"-?(?:er|ern|fach|faches?|mal|malig\w*|jährig\w*|stündig\w*|tägig\w*|prozentig\w*)\b",
+    **dict.fromkeys(("da", "no"), r"-?(?:tallet|tallets|årige?)\b"),
+    "en": r"'?s\b",
+    "sv": r"-?(?:talets?|årige?|årig|åriga)\b",
 }
 # A number with the ending of a case is read as one word, which nothing here knows.
 _CASES = {
@@ -222,13 +239,14 @@ class _Reader:
         is_before = (sign not in ("%", "°", "zł") or (self.language, sign) in _READ_BEFORE for sign in self.signs)
         before = "|".join(map(re.escape, itertools.compress(self.signs, is_before))) or "(?!)"
         cases = _CASES.get(self.language, "(?!)")
-        ordinal = _ORDINALS.get(self.language, "(?!)")
+        ordinal, part = (table.get(self.language, "(?!)") for table in (_ORDINALS, _PARTS))
         space = f"[ {_SPACES_OF_NUMBERS}]?"
         self.number = re.compile(
             rf"(?:(?P<before>{before}){space})?(?:(?<!\w)'(?=\d))?(?P<sign>(?<!\S)[-−])?"
             rf"(?:(?P<whole>\d{{1,3}}(?P<group>{self.groups})\d{{3}}(?:(?P=group)\d{{3}})*(?!\d)|\d+)"
-            rf"(?:{point}(?P<decimals>\d+)|(?P<mixed> ?{_VULGAR})|(?P<ordinal>{ordinal})(?!\w)|(?P<plural>'?s\b)"
-            rf"|(?P<case>{cases}))?|(?P<vulgar>{_VULGAR}))(?:{space}(?P<after>{signs})(?P<celsius>c\b)?)?"
+            rf"(?:{point}(?P<decimals>\d+)|(?P<mixed> ?{_VULGAR})|(?P<ordinal>{ordinal})(?!\w)|(?P<part>{part})"
+            rf"|(?P<case>{cases}))?|(?P<vulgar>{_VULGAR}))(?P<scale> (?:{_SCALES})\b)?"
+            rf"(?:{space}(?P<after>{signs})(?P<celsius>c\b)?)?"
         )
 
     def say(self, value: int | Decimal, **kwargs: Any) -> str:
@@ -238,6 +256,12 @@ class _Reader:
 
     def read(self, text: str) -> str:
         # Arabic separators of decimals and thousands
+        if self.language in _NUMERO:
+            text = re.sub(r"\bn[°º] ?(?=\d)", f"{_NUMERO[self.language]} ", text)
+        for power, name in _POWERS.get(self.language, {}).items():
+            text = text.replace(power, name)
+        if self.separators == ".,":  # 1,00,000 in India
+            text = re.sub(r"(?<![\d,])\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])", lambda match: match[0].replace(",", ""), text)
         text = re.sub(r"(?<=\d)[٫٬](?=\d)", lambda match: self.separators[match[0] == "٬"], text)
         if self.is_suffixing:
             text = re.sub(r"(?<=\d)'(?=[^\W\d_])", "", text)
@@ -281,10 +305,13 @@ class _Reader:
         whole, vulgar = re.sub(self.groups, "", match["whole"] or ""), (match["mixed"] or match["vulgar"] or "").strip()
         if match["case"]:
             return match[0].replace("-", "")  # 5-го stays one word, 5го
-        words = self._quantity(match, whole, vulgar)
+        sign = match["before"] or match["after"]
+        if len(match["decimals"] or "") == 2 and sign in tuple("$€£₽") and self.language in _CENTS and not match["scale"]:
+            return self._money(int(whole), int(match["decimals"]), sign)
+        words = self._quantity(match, whole, vulgar) + (match["scale"] or "")
         for side in ("before", "after"):
             if match[side]:
-                name = self._name(match[side], int(whole or 0), bool(match["decimals"] or vulgar))
+                name = self._name(match[side], int(whole or 0), bool(match["decimals"] or vulgar or match["scale"]))
                 words = f"{name} {words}" if (self.language, match[side]) in _READ_BEFORE else f"{words} {name}"
         return words + " celsius" if match["celsius"] and self.language != "ja" else words
 
@@ -302,9 +329,18 @@ class _Reader:
             words = self._year(int(whole))
         else:
             words = self.say(sign * int(whole))
-        if match["plural"] and self.language == "en":  # 1980s, 1900s, 6s
+        if match["part"] and self.language == "en":  # 1980s, 1900s, 6s
             return words[:-1] + "ies" if words.endswith("y") else words + ("es" if words.endswith("x") else "s")
-        return words + (match["plural"] or "")
+        return words + (match["part"] or "").lstrip("-")
+
+    def _money(self, whole: int, cents: int, sign: str) -> str:
+        amount = f"{self.say(whole)} {self._name(sign, whole, False)}"
+        if not cents:
+            return amount
+        unit = ""
+        if self.language == "en" and sign in _ENGLISH_CENTS:
+            unit = " " + _ENGLISH_CENTS[sign].split("|")[cents != 1]
+        return amount + _CENTS[self.language] + self.say(cents) + unit
 
     def _digits(self, digits: str) -> str:
         return " ".join(self.say(int(digit)) for digit in digits)

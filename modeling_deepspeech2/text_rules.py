@@ -18,7 +18,7 @@ from .script import drop_spaces, has_spaces_between_phrases, is_unspaced
 # Unicode calls these punctuation, but they are read aloud; dropping them would lose words in silence.
 _SPOKEN_PUNCTUATION = "%&@#‰§"
 
-_APOSTROPHES = dict.fromkeys(map(ord, "‘’‛ʻʼ`´′՚＇"), "'")
+_APOSTROPHES = dict.fromkeys(map(ord, "‘’‛ʻʼ`´′՚\u1fbd\u1fbf"), "'")
 _SAME_SIGNS = {ord("‧"): "·", ord("٪"): "%"}
 # Where the glottal stop is a letter, no apostrophe is a quotation mark.
 _GLOTTAL_STOPS = {"haw": "ʻ", "sm": "ʻ", "to": "ʻ", "ty": "ʻ", "gn": "ʼ", "nv": "ʼ"}
@@ -80,14 +80,16 @@ class _PlainForms(_Table):
 
 class _PunctuationToSpace(_Table):
     def decide(self, character: str) -> str:
-        return " " if unicodedata.category(character).startswith("P") else character
+        category = unicodedata.category(character)
+        return " " if category.startswith("P") or category in ("Cc", "Cs") else character
 
 
 _PLAIN_FORMS = _PlainForms()
 _PUNCTUATION_TO_SPACE = _PunctuationToSpace((ord(mark), mark) for mark in "'·:׳״" + _SPOKEN_PUNCTUATION)
 
-# Stretching signs of Arabic and N'Ko; marks of emphasis, exclamation and question on a letter within an Armenian word.
-_INSIDE_WORDS = dict.fromkeys(map(ord, "\u0640\u07fa\u055b\u055c\u055e\u055f"))
+# Stretching signs of Arabic and N'Ko; marks of emphasis, exclamation and question on a letter within an Armenian word; and
+# the enclosing marks of emoji.
+_INSIDE_WORDS = dict.fromkeys([*map(ord, "\u0640\u07fa\u055b\u055c\u055e\u055f"), *range(0x20DD, 0x20E5)])
 
 # Nothing is seen of these, and nothing heard: byte order and direction marks, soft hyphens, variation selectors, fillers.
 # Kept are joiners that spell (UAX #31, 2.3: between Arabic letters, after a virama; and Bengali's before one), and the
@@ -96,7 +98,7 @@ _INVISIBLE = regex.compile(
     r"(?!(?<=[\p{Arabic}&&\p{L}]\p{M}*)\u200c[\p{Arabic}&&\p{L}])"
     r"(?!(?<=\p{L}\p{M}*\p{ccc=9}\p{M}*)(?:\u200c\p{L}|\u200d))"
     r"(?!(?<=\u09b0)\u200d\u09cd)"
-    r"(?!(?<=\p{Mongolian})[\u180b-\u180d\u180f])"
+    r"(?!(?<=\p{Mongolian})[\u180b-\u180f])"
     r"[\p{Default_Ignorable_Code_Point}\p{Cf}]",
     regex.VERSION1,
 )
@@ -155,9 +157,11 @@ def apply_text_rules(text: str, language: str | None, numerals: str, word_bounda
     return drop_spaces(text) if word_boundaries == "characters" else text
 
 
-def enters_alphabet(character: str) -> bool:
-    """Whether a character that the rules leave is a letter, mark or digit, not a sign that is read aloud as a word."""
-    return unicodedata.category(character)[0] in "LMN" or character in "'·:׳״\u200c\u200d"
+def enters_alphabet(character: str, numerals: str) -> bool:
+    """Whether a character that the rules leave spells words: not a sign or a number that is read aloud as a word."""
+    category = unicodedata.category(character)
+    is_digit = category == "Nd" and numerals == "keep"
+    return category[0] in "LM" or category == "Nl" or is_digit or character in "'·:׳״\u200c\u200d"
 
 
 def _plain(text: str, language: str | None) -> str:
@@ -179,6 +183,8 @@ def _compose_am(match: re.Match) -> str:
 
 
 def _lower(text: str, language: str | None) -> str:
+    if language == "chr":  # the usual letters of Cherokee are its upper case
+        return text.upper()
     if language in _DOTTED_I:
         text = text.replace("I\u0307", "i").translate({ord("I"): "ı", ord("İ"): "i"})
     # "İ" of another language, and the dot that Lithuanian dictionaries keep below an accent.

@@ -151,7 +151,7 @@ class DeepSpeech2CTCTokenizer(Spelling, Wav2Vec2CTCTokenizer):
                 )
         words = (word for text in texts for word in apply_text_rules(text, *rules).split())
         pad_token, delimiter = kwargs.get("pad_token", "<pad>"), kwargs.get("word_delimiter_token", "|")
-        characters, frequent, left_out = choose_symbols(words, extra_characters, minimum_count, delimiter)
+        characters, frequent, left_out = choose_symbols(words, extra_characters, minimum_count, delimiter, numerals)
         for character, count in left_out:
             logger.warning(
                 "Left out of the vocabulary: %r (U+%04X), which occurs %d times.", character, ord(character), count

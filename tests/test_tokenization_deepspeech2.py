@@ -366,6 +366,15 @@ def test_from_texts():
     assert list(frequent.get_vocab()) == ["<pad>", "|", "а", "д"]
 
 
+def test_numbers_that_nothing_spells_are_no_letters():
+    """Superscripts and fractions never; digits only where they are kept."""
+    texts = ["x² 5½ 7 二〇"]
+    assert list(DeepSpeech2CTCTokenizer.from_texts(texts).get_vocab())[2:] == ["5", "7", "x", "〇", "二"]
+    spelled = DeepSpeech2CTCTokenizer.from_texts(["x² 5:n"], language="fi", numerals="spell")
+    assert list(spelled.get_vocab())[2:] == [":", "n", "x"]
+    assert spelled.unknown_characters("x² 5:n") == Counter("²5")
+
+
 def test_from_texts_names_what_it_leaves_out(caplog):
     with caplog.at_level(logging.WARNING, logger=DeepSpeech2CTCTokenizer.__module__):  # commands turn it off
         DeepSpeech2CTCTokenizer.from_texts(["да да $", "нет"], minimum_count=2)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..decoding_deepspeech2 import Span
+from ..script import is_unspaced
 
 
 LINE_WIDTH = 42  # columns
@@ -62,10 +63,10 @@ def vtt(cues: Iterable[Cue]) -> Iterator[str]:
 
 
 def join_words(words: Iterable[str]) -> str:
-    """Words in a row: with spaces between them, but none beside a Chinese or Japanese character."""
+    """Words in a row: with spaces between them, but none beside a character of a script without spaces between words."""
     text = ""
     for word in words:
-        text += " " + word if text and not (_is_wide(text[-1]) or _is_wide(word[0])) else word
+        text += " " + word if text and not (_has_no_spaces(text[-1]) or _has_no_spaces(word[0])) else word
     return text
 
 
@@ -103,13 +104,15 @@ def _fill(words: list[str], width: float) -> list[str]:
     return [join_words(line) for line in lines]
 
 
-def _is_wide(character: str) -> bool:
-    return unicodedata.east_asian_width(character) in "WF" and not "\uac00" <= character <= "\ud7a3"  # Korean has spaces
+def _has_no_spaces(character: str) -> bool:
+    is_wide = unicodedata.east_asian_width(character) in "WF" and not "\uac00" <= character <= "\ud7a3"  # Korean has spaces
+    return is_wide or is_unspaced(character)
 
 
 def _width(text: str) -> float:
     """Columns of a line."""
-    return sum(WIDE if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    letters = (character for character in text if unicodedata.category(character) != "Mn")  # marks stand above or below
+    return sum(WIDE if unicodedata.east_asian_width(character) in "WF" else 1 for character in letters)
 
 
 def _clock(seconds: float, point: str) -> str:

@@ -62,6 +62,9 @@ def test_a_pause_and_a_new_line_begin_a_cue():
         (["don't", "go"], "don't go"),
         (["你", "好，", "世", "界"], "你好，世界"),
         (["用", "hello", "world", "吧"], "用hello world吧"),
+        (["ส", "วั", "ส", "ดี"], "สวัสดี"),
+        (["မြ", "န်", "မ", "ာ။", "ဘ", "ာ"], "မြန်မာ။ဘာ"),
+        (["한국어", "좋아"], "한국어 좋아"),
     ],
 )
 def test_words_are_joined_as_their_script_does(words, text):
