@@ -1,5 +1,6 @@
 """The model card: what was trained on what, by which command, how well it reads, and the training curve as a picture."""
 
+import re
 from pathlib import Path
 
 import matplotlib
@@ -28,7 +29,7 @@ recognizer = pipeline("automatic-speech-recognition", model="{model_id}", trust_
 print(recognizer("speech.flac", return_timestamps="word"))
 ```
 
-Reading audio files needs `pip install soundfile soxr`.
+Without this package, it needs transformers 5.20 or newer; reading audio files needs `pip install soundfile soxr`.
 
 ## Results
 
@@ -107,8 +108,13 @@ def write_model_card(
         for split, evaluation in results.items()
         for metric in ("wer", "cer")
     ]
+    is_on_hub = "/" in dataset
+    base = re.search("the model `([^`/]+/[^`/]+)`", facts.get("start", ""))
     metadata = ModelCardData(
         language=language,
+        datasets=[dataset] if is_on_hub else None,
+        base_model=base[1] if base and not Path(base[1]).exists() else None,
+        metrics=["wer", "cer"],
         library_name="transformers",
         pipeline_tag="automatic-speech-recognition",
         tags=["deepspeech2", "ctc"],

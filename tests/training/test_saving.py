@@ -93,6 +93,7 @@ again = sys.argv[4] + "_saved"
 recognizer.save_pretrained(again)  # what was read can be saved again, with all its code
 found["again"] = read(again)[0]
 without = pipeline(TASK, names[0], decoder=None, **TRUST)
+assert pipeline(model=names[0], **TRUST).decoder is not None  # the task is known from the configuration
 assert without.decoder is None and without(waveform)["text"] == found["again"]["best path"]
 json.dump(found, open(output, "w"))
 """
