@@ -10,15 +10,8 @@ import pytest
 
 
 REPOSITORY = Path(__file__).parent.parent
-SOURCES = [
-    "modeling_deepspeech2",
-    "tokenizer",
-    "deepspeech2_command.py",
-    "run_ctc.py",
-    "pyproject.toml",
-    "README.md",
-    "LICENSE",
-]
+FOLDERS = ["modeling_deepspeech2", "tokenizer"]
+FILES = ["deepspeech2_command.py", "run_ctc.py", "pyproject.toml", "README.md", "LICENSE"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +19,7 @@ def names(tmp_path_factory) -> list[str]:
     """Of the files of the wheel, which is built offline in a copy of the clone."""
     pytest.importorskip("setuptools", minversion="77", reason="needs setuptools")
     folder = tmp_path_factory.mktemp("clone")
-    for name in SOURCES:
+    for name in FOLDERS + FILES:
         source = REPOSITORY / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

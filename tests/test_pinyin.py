@@ -1,7 +1,8 @@
 """The easier alphabets on the way to Mandarin's characters: what is written in them, and what a new alphabet starts from."""
 
-import subprocess
+import runpy
 import sys
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow
@@ -21,7 +22,9 @@ from modeling_deepspeech2.data.sources import SpeechData
 
 
 def pinyin(*arguments) -> None:
-    subprocess.run([sys.executable, "scripts/pinyin.py", *map(str, arguments)], check=True, capture_output=True)
+    """The script as it is started, in this process: another would import torch once more."""
+    with patch.object(sys, "argv", ["pinyin.py", *map(str, arguments)]):
+        runpy.run_path("scripts/pinyin.py", run_name="__main__")
 
 
 @pytest.mark.parametrize("alphabet", ["letters", "syllables"])

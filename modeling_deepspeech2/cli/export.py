@@ -48,5 +48,5 @@ def run(settings: argparse.Namespace) -> int:
     if settings.push_to_hub:
         from ..training.publishing import push_repository
 
-        print("Published:", push_repository(settings.output, settings.push_to_hub, []))
+        print("Published:", push_repository(settings.output, settings.push_to_hub))
     return 0

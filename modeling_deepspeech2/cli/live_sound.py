@@ -116,7 +116,7 @@ def pipe(file: BinaryIO, pcm_rate: int, rate: int) -> Iterator[np.ndarray]:
     found = name_format(start)
     if found is not None:
         raise AudioError(f"The standard input holds {found}, {CONVERT}")
-    whole = _Rejoined(start, file)
+    whole: Any = _Rejoined(start, file)
     if start.startswith(b"RIFF"):
         try:
             sound = wave.Wave_read(whole)

@@ -55,7 +55,7 @@ def test_the_folder_goes_to_a_repository_of_its_own(tmp_path, tiny_model_folder,
     monkeypatch.setattr("modeling_deepspeech2.training.publishing.push_repository", lambda *given: uploads.append(given))
     output = tmp_path / "out"
     assert main(["export", str(tiny_model_folder), str(output), "--push_to_hub", "tester/tiny-onnx"]) == 0
-    assert uploads == [(output, "tester/tiny-onnx", [])]
+    assert uploads == [(output, "tester/tiny-onnx")]
     assert '"tester/tiny-onnx"' in (output / "README.md").read_text(encoding="utf-8")
 
 
