@@ -2,10 +2,12 @@
 
     deepspeech2 serve --model checkpoints/deepspeech2-english-live --lm off &
     python -m benchmarks.serving                                             # the table, best path
-    python -m benchmarks.serving --chart benchmarks/serving.svg              # and the picture beside the paper's figures
+    python -m benchmarks.serving --chart serving.svg              # and the picture beside the paper's figures
     python -m benchmarks.serving --streams 30 --seconds 300                  # five minutes
     python -m benchmarks.serving --soak 3600 --streams 20 --server PID       # an hour: memory and latency, minute by minute
     python -m benchmarks.serving --connections 1000 --server PID             # opens and closes connections: memory
+    python -m benchmarks.serving --capacity checkpoints/deepspeech2-english-live   # no server: processor time a stream
+
 
 Clients speak Vosk's protocol from this process. A piece of 100 ms is sent when its last sample would have been recorded;
 streams begin at random moments and pieces vary by a half, so that they do not go in step. Its latency is the time until the
@@ -134,6 +136,42 @@ async def connections(settings: argparse.Namespace, clips: list[bytes]) -> None:
     print(f"{settings.connections} connections; the server's memory: {', '.join(sizes) or 'give --server PID'}")
 
 
+def capacity(folder: str, clips: list[bytes], number: int) -> None:
+    """Streams in one batch, pieces of 100 ms, as fast as they go: processor time, whatever else the machine does."""
+    import torch
+
+    from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
+    from modeling_deepspeech2.serving.dispatcher import Dispatcher
+    from modeling_deepspeech2.serving.engine import TorchEngine
+
+    torch.set_num_threads(1)
+    processor = DeepSpeech2Processor.from_pretrained(folder)
+    engine = TorchEngine(DeepSpeech2ForCTC.from_pretrained(folder).eval(), processor.feature_extractor)
+    decoders = {"best path": None, "beam search": CTCBeamSearchDecoder.from_pretrained(folder, processor.tokenizer)}
+    waveforms = [np.frombuffer(clip, "<i2").astype(np.float32) / 32_768 for clip in clips]
+    print(f"{number} streams, {len(clips)} clips\n\n| decoder | processor time a piece of 100 ms | streams a core |")
+    print("| --- | ---: | ---: |")
+    for name, decoder in decoders.items():
+        dispatcher = Dispatcher(engine, processor.tokenizer, decoder, max_streams=number)
+        taken, seconds = 0.0, 0.0
+        for first in range(0, len(waveforms), number):
+            own = waveforms[first : first + number]
+            streams = [dispatcher.open() for _ in own]
+            for start in range(0, max(map(len, own)), RATE // 10):
+                begin = time.process_time()
+                for stream, waveform in zip(streams, own):
+                    stream.put(waveform[start : start + RATE // 10])
+                while not all(stream.take().is_idle for stream in streams):
+                    time.sleep(0.002)
+                if first or start >= RATE:  # the first second warms up
+                    taken += time.process_time() - begin
+                    seconds += sum(len(waveform[start : start + RATE // 10]) for waveform in own) / RATE
+            for stream in streams:
+                stream.close()
+        dispatcher.stop()
+        print(f"| {name} | {1e2 * taken / seconds:.2f} ms | {seconds / taken:.0f} |", flush=True)
+
+
 def draw(rows: dict[int, tuple[float, float]], file: str) -> None:
     import matplotlib
 
@@ -152,6 +190,9 @@ def draw(rows: dict[int, tuple[float, float]], file: str) -> None:
 
 async def run(settings: argparse.Namespace) -> None:
     clips = [encode(waveform) for waveform, _ in read_clips(settings.language)[: settings.clips]]
+    if settings.capacity:
+        capacity(settings.capacity, clips, settings.streams[0] if len(settings.streams) == 1 else 20)
+        return
     if settings.connections:
         await connections(settings, clips)
         return
@@ -176,6 +217,7 @@ def main() -> None:
     parser.add_argument("--chart", metavar="FILE")
     parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--connections", type=int, default=0, metavar="N")
+    parser.add_argument("--capacity", metavar="MODEL", help="measure a model in this process, 20 streams or --streams")
     asyncio.run(run(parser.parse_args()))
 
 

@@ -209,16 +209,17 @@ class BeamSearch:
 
     def best_labels(self, beam: Beam, is_final: bool = False) -> list[int]:
         """The labels of the best hypothesis alone, without times."""
-        order, *_ = self._ranking(beam, is_final)
-        return beam.labels(int(beam.prefixes.node[order[0]]))
+        *_, score = self._ranking(beam, is_final)
+        return beam.labels(int(beam.prefixes.node[score.argmax()]))
 
     def stable_labels(self, beam: Beam) -> list[int]:
         """The labels that all prefixes of the beam descend from: what comes later leaves them as they are."""
-        nodes = np.unique(beam.prefixes.node)
-        while len(nodes) > 1:  # a node comes after its parent, so all but the oldest descend from what is older
-            nodes[1:] = beam.parents[nodes[1:]]
-            nodes = np.unique(nodes)
-        return beam.labels(int(nodes[0]))
+        nodes = beam.prefixes.node
+        while True:  # a node comes after its parent, so what all descend from is no younger than the oldest of them
+            oldest = nodes.min()
+            nodes = np.where(nodes > oldest, beam.parents[nodes], nodes)
+            if (nodes == oldest).all():
+                return beam.labels(int(oldest))
 
 
 def _grow_and_join(

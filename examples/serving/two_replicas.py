@@ -8,6 +8,7 @@ The streams of the replica that was killed break off, and their clients open new
 import argparse
 import asyncio
 import collections
+import os
 import random
 import shutil
 import signal
@@ -83,12 +84,14 @@ def main() -> None:
     command = [sys.executable, "-m", "modeling_deepspeech2.cli.main", "serve", "--model", settings.model, "--lm", "off"]
     replicas = [subprocess.Popen([*command, "--port", str(port)], cwd=REPOSITORY) for port in PORTS]
     with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # nginx's workers are another user
         configuration = Path(__file__).with_name("nginx.conf")
         lines = f"daemon off; pid {folder}/nginx.pid; error_log stderr warn;"
         nginx = subprocess.Popen([settings.nginx, "-p", folder, "-c", str(configuration), "-g", lines])
         try:
             for port in PORTS:
                 wait_until_ready(f"http://127.0.0.1:{port}")
+            wait_until_ready("http://127.0.0.1:8000")
             expected = asyncio.run(play_all(clips))
             asyncio.run(kill_in_the_middle(clips, replicas[0]))
             asyncio.run(play_all(clips, expected))

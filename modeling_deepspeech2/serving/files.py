@@ -214,6 +214,7 @@ class FileWorker:
             pass
 
     def stop(self) -> None:
-        self.connection.close()
+        self.connection.close()  # which ends it, if it has no file under way
+        self.process.join(2)
         self.process.kill()
         self.process.join()
