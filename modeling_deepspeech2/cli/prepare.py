@@ -7,7 +7,9 @@ and a feature extractor with the statistics of the training speech. The source i
   or such a folder for each split: train, validation, test;
   a manifest (.jsonl, .json, .csv, .tsv) with the columns audio (or audio_filepath, path, …) and text (or
   sentence, …), or a folder with one for each split;
-  a Kaldi folder: wav.scp, text, and perhaps segments and utt2spk.
+  a Kaldi folder: wav.scp, text, and perhaps segments and utt2spk;
+  a corpus as it is downloaded: Common Voice, LibriSpeech, MLS, LJSpeech, M-AILABS, VCTK, AISHELL, TIMIT;
+  audio files with a .txt of the same name beside each.
 
 Audio stays as it is, at any sampling rate; what soundfile cannot read becomes FLAC.
 """
@@ -17,6 +19,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from ..corpus.manifests import ManifestColumns
 from ..corpus.prepare import LEFT_OUT, PROCESSOR, PreparationSettings, prepare
 from ..language_models.vocabulary import coverage_report
 from ..tokenization_deepspeech2 import LABEL_UNITS, NUMERALS
@@ -33,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the folder or manifest")
     add_output(parser, "folder for the data set, made if need be")
     parser.add_argument("--audio_root", type=Path, metavar="FOLDER", help="where paths start, if not at the manifest")
+    parser.add_argument("--audio_column", metavar="NAME", help="of a manifest, if it has another name than the usual ones")
+    parser.add_argument("--text_column", metavar="NAME", help="likewise")
+    parser.add_argument("--speaker_column", metavar="NAME", help="likewise")
     add_shares(parser, default.validation_share, default.test_share, default.shard_megabytes)
     add_text_rules(parser, NUMERALS, LABEL_UNITS)
     parser.add_argument("--tokenizer", help="use this tokenizer instead of making one")
@@ -48,7 +54,9 @@ def run(settings: argparse.Namespace) -> int:
         extra_characters=settings.extra_characters,
         tokenizer=tokenizer,
     )
-    prepared = prepare(settings.source, settings.output, preparation, settings.audio_root)
+    names = {name: getattr(settings, f"{name}_column") for name in ("audio", "text", "speaker")}
+    columns = ManifestColumns(**{name: (column,) for name, column in names.items() if column})
+    prepared = prepare(settings.source, settings.output, preparation, settings.audio_root, columns=columns)
     for split, facts in prepared.splits.items():
         print(
             f"{split}: {facts['utterances']:,} utterances, {facts['hours']:.2f} h, "

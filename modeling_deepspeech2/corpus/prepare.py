@@ -23,7 +23,8 @@ from ..data.sources import DataError, SpeechData
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
-from .clips import Clip, read_clips
+from .clips import read_clips
+from .manifests import Clip, ManifestColumns
 from .shards import write_card, write_shards
 
 
@@ -98,15 +99,20 @@ def prepare(
     settings: PreparationSettings,
     audio_root: Path | None = None,
     show_progress: bool = True,
+    columns: ManifestColumns | None = None,
 ) -> Prepared:
     """Makes a data set of a folder or manifest.
+
+    Args:
+        source, audio_root, columns: as of [`read_clips`].
+        output: a folder that is new or empty.
 
     Raises:
         DataError: a source that cannot be read, nothing to train on, or a folder that holds something already.
     """
     if output.exists() and any(output.iterdir()):
         raise DataError(f"The folder {output} holds something already: choose another, or empty it.")
-    clips = pandas.DataFrame(read_clips(source, audio_root), columns=Clip._fields)
+    clips = pandas.DataFrame(read_clips(source, audio_root, columns), columns=Clip._fields)
     if clips.empty:
         raise DataError(f"{source} names no clip.")
     with (
@@ -118,7 +124,6 @@ def prepare(
             measured.append(result)
             bar.update()
     clips["seconds"], clips["reason"] = zip(*measured)
-    output.mkdir(parents=True, exist_ok=True)
     usable = clips[clips["reason"] == ""].copy()
     if usable.empty:
         raise DataError(f"No clip of {source} can be used; the first says: {clips['reason'].iloc[0]}")
@@ -128,6 +133,7 @@ def prepare(
         separation = f" The splits were drawn: they share no {unit}."
     usable["split"] = usable["split"].fillna("train")
     left_out = clips[clips["reason"] != ""][["name", "reason"]].values.tolist()
+    output.mkdir(parents=True, exist_ok=True)
     splits = {}
     order = sorted(usable["split"].unique(), key=lambda split: (not split.startswith("train"), split))
     training = [split for split in order if split.startswith("train")]
@@ -158,6 +164,8 @@ def prepare(
 
 def measure_clip(clip) -> tuple[float, str]:
     """Seconds of a clip by the header of its file, and why it cannot be used, if so."""
+    if clip.problem:
+        return 0.0, clip.problem
     if not clip.text.strip():
         return 0.0, "The transcript is empty."
     try:

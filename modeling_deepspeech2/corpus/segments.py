@@ -12,18 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..transcription.alignment import AlignedLine, align
+from .transcripts import Line
 
 
 MEASURED_SECONDS = 0.1  # over which the loudness is taken, to cut where it is lowest
 SILENCE_DB = 25.0  # below the usual word; so quiet are pauses that can be left out
-
-
-@dataclass
-class Line:
-    """What one speaker says in one go, or any other piece of a transcript."""
-
-    text: str
-    speaker: str | None = None
 
 
 @dataclass

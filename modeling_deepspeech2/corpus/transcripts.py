@@ -1,7 +1,7 @@
-"""Recordings of any length with what is said in them, still undecoded.
+"""Recordings of any length with what is said in them, line by line; their audio stays undecoded.
 
-In comes a folder whose audio files have transcripts of the same name beside them (txt, srt, vtt, json), a manifest that
-`clips` reads, or a data set; out go recordings with the lines of their transcripts.
+The source is a folder whose audio files have transcripts of the same name beside them (txt, srt, vtt, json), anything that
+`clips` reads, or a data set.
 """
 
 import json
@@ -11,27 +11,35 @@ from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 
-import soundfile
-
 from ..data.sources import METADATA_FILES, DataError, all_splits, as_text, open_source
-from .clips import MANIFESTS, read_clips
-from .segments import Line
+from ..data.text_tables import PROBLEM
+from .clips import read_clips
+from .layouts import AUDIO_ENDINGS, find_layout
+from .manifests import MANIFESTS
 
 
 TRANSCRIPTS = (".txt", ".srt", ".vtt", ".json")
-# Without a transcript, other files are not taken for recordings: pictures, licences, …
-SURELY_AUDIO = {f".{kind.lower()}" for kind in soundfile.available_formats()} | {".opus", ".m4a", ".aac", ".mp4", ".webm"}
 NO_AUDIO = (*TRANSCRIPTS, *MANIFESTS, ".md", ".parquet")
 
 
 @dataclass
+class Line:
+    """What one speaker says in one go, or any other piece of a transcript."""
+
+    text: str
+    speaker: str | None = None
+
+
+@dataclass
 class Recording:
-    """Args:
-    name: unique.
-    audio: {"bytes": …, "path": …}, one of them None.
-    lines: what is said.
-    split: where the source says so.
-    problem: why it cannot be used, if so.
+    """A recording with its transcript.
+
+    Args:
+        name: unique.
+        audio: {"bytes": …, "path": …}, one of them None.
+        lines: what is said.
+        split: where the source says so.
+        problem: why it cannot be used, if so.
     """
 
     name: str
@@ -60,7 +68,8 @@ def read_recordings(source: str, splits: list[str]) -> Iterator[Recording]:
         for clip in read_clips(path):
             if clip.start is not None:
                 raise DataError(f"{source} names parts of recordings, such as {clip.name}: `prepare` cuts those.")
-            yield Recording(clip.name, {"bytes": None, "path": clip.path}, _lines(clip.text, clip.speaker), clip.split)
+            audio = {"bytes": None, "path": clip.path}
+            yield Recording(clip.name, audio, _lines(clip.text, clip.speaker), clip.split, clip.problem)
         return
     for split in splits or all_splits(source):
         opened = open_source(source, split)
@@ -71,12 +80,14 @@ def read_recordings(source: str, splits: list[str]) -> Iterator[Recording]:
                     audio = {"bytes": None, "path": None} | opened.audio(row)
                     name = as_text(row.get("id")) or audio["path"] or f"{split}-{number}"
                     lines = _lines(as_text(row[opened.text_column]), as_text(row.get("speaker_id")) or None)
-                    yield Recording(name, audio, lines, split.replace("/", "_"))
+                    yield Recording(name, audio, lines, split.replace("/", "_"), row.get(PROBLEM) or "")
                     number += 1
 
 
 def _names_clips(folder: Path) -> bool:
-    return not any(folder.rglob("*.parquet")) and any(
+    if any(folder.rglob("*.parquet")):
+        return False
+    return find_layout(folder) is not None or any(
         next(folder.glob(pattern), None)
         for name in ("wav.scp", *METADATA_FILES, *(f"*{kind}" for kind in MANIFESTS))
         for pattern in (name, f"*/{name}")
@@ -97,7 +108,7 @@ def find_pairs(folder: Path) -> list[tuple[Path | None, Path | None]]:
     pairs = []
     for file in audio:
         own = transcripts.get(file.with_suffix(""), [])
-        if own or file.suffix.lower() in SURELY_AUDIO:
+        if own or file.suffix.lower() in AUDIO_ENDINGS:
             pairs.append((file, min(own, key=lambda file: TRANSCRIPTS.index(file.suffix.lower()), default=None)))
     with_audio = {file.with_suffix("") for file in audio}
     alone = [(None, file) for name, files in transcripts.items() for file in files if name not in with_audio]
@@ -177,7 +188,7 @@ def _read_subtitles(content: str, is_webvtt: bool) -> list[Line]:
 
     A cue goes from its line of times to the next one, whose number or name above it is no text. In SubRip an empty line
     ends nothing, for files with empty lines within a cue, or none between cues, are common; in WebVTT it does, for notes
-    and styles follow. Captions that roll, each of which shows its predecessor's last line again, are told once.
+    and styles follow. Rolling captions, each of which shows its predecessor's last line again, are de-duplicated.
     """
     cues: list[_Cue] = []
     lines = content.splitlines()
@@ -198,7 +209,28 @@ def _read_subtitles(content: str, is_webvtt: bool) -> list[Line]:
     follows = [after.lines[0] == before.lines[-1] for before, after in zip(cues, cues[1:])]
     rolls = sum(follows) > len(cues) / 2
     said = [cue.lines[rolls and again :] for cue, again in zip(cues, [False, *follows])]
-    return [Line(" ".join(own), cue.speaker) for cue, own in zip(cues, said) if own]
+    return [line for cue, own in zip(cues, said) for line in _spoken(own, cue.speaker)]
+
+
+# What subtitles tell of sounds and songs, which nobody says.
+_SOUND = re.compile(r"\[[^\]]*\]|\([^)]*\)|（[^）]*）|【[^】]*】|[♪♫#][^♪♫#]*[♪♫#]|[♪♫]")
+_DASH = re.compile(r"^(?:[-–—]|>>+)\s*")
+_NAME = re.compile(r"^([\w .'&#-]{1,30}):\s+(?=\S)")
+
+
+def _spoken(lines: list[str], speaker: str | None) -> list[Line]:
+    """The lines of a cue without sounds, songs and names of speakers, which become the speakers of the lines."""
+    found: list[Line] = []
+    for line in _SOUND.sub(" ", "\n".join(lines)).split("\n"):
+        line = _DASH.sub("", " ".join(line.split()))
+        name = _NAME.match(line)
+        if name and (name[1].isupper() or name[1].lower().startswith("speaker ")):
+            speaker, line = name[1].strip(), line[name.end() :]
+        if found and found[-1].speaker == speaker:
+            found[-1].text = f"{found[-1].text} {line}".strip()
+        elif line:
+            found.append(Line(line, speaker))
+    return found
 
 
 def _names_cue(lines: list[str], number: int, is_webvtt: bool) -> bool:

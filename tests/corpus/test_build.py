@@ -17,8 +17,7 @@ from modeling_deepspeech2.cli.main import main
 from modeling_deepspeech2.corpus import build as building
 from modeling_deepspeech2.corpus.build import BuildSettings, build
 from modeling_deepspeech2.corpus.filtering import FEATURES
-from modeling_deepspeech2.corpus.segments import Line
-from modeling_deepspeech2.corpus.transcripts import read_recordings, read_transcript
+from modeling_deepspeech2.corpus.transcripts import Line, read_recordings, read_transcript
 from modeling_deepspeech2.data.sources import DataError, SpeechData
 
 
@@ -243,6 +242,23 @@ TRANSCRIPTS = {
         "1\n\n00:00:01 --> 00:00:02\n\none\n\n2\n\n00:00:03:500 --> 00:00:04:000\n\ntwo\n",
         [Line("one"), Line("two")],
     ),
+    "sounds.srt": (
+        "1\n00:00:01,000 --> 00:00:02,000\n[Music]\n\n2\n00:00:03,000 --> 00:00:04,000\n(applause) Thank you. [door\ncreaks]"
+        "\n\n3\n00:00:05,000 --> 00:00:06,000\n♪ la la la ♪\n\n4\n00:00:07,000 --> 00:00:08,000\n（笑）好\n",
+        [Line("Thank you."), Line("好")],
+    ),
+    "names.vtt": (
+        "WEBVTT\n\n00:01.000 --> 00:02.000\nSPEAKER 1: Hello.\n\n00:03.000 --> 00:04.000\n- JOHN: Who is it?\n"
+        "- MARY: Me: Mary.\n\n"
+        "00:05.000 --> 00:06.000\n>> It is 10:30, note: late.\n\n00:07.000 --> 00:08.000\nSpeaker 2: [sighs] Yes.\n",
+        [
+            Line("Hello.", "SPEAKER 1"),
+            Line("Who is it?", "JOHN"),
+            Line("Me: Mary.", "MARY"),
+            Line("It is 10:30, note: late."),
+            Line("Yes.", "Speaker 2"),
+        ],
+    ),  # fmt: skip
     "A.TXT": ("one\n", [Line("one")]),
     "b.json": ('{"segments": [{"text": " one ", "speaker": "A"}, {"text": "two"}]}', [Line("one", "A"), Line("two")]),
     "c.json": ('[{"text": "one", "speaker_id": "A"}]', [Line("one", "A")]),

@@ -157,21 +157,22 @@ def test_what_cannot_be_used_is_named(tmp_path, capsys):
     source = audio_folder(tmp_path / "source")
     (source / "broken.wav").write_bytes(b"no audio")
     with open(source / "metadata.csv", "a") as file:
-        file.write("broken.wav,text,a\nnone.wav,text,a\none.wav,,a\n")
+        file.write('broken.wav,text,a\nnone.wav,text,a\none.wav,,a\ntwo.wav,well, no,a\ntwo.wav,"well,a\n')
     shares = ["--validation_share", "0", "--test_share", "0"]
     assert main(["prepare", str(source), "--output", str(tmp_path / "speech"), *shares]) == 0
     reasons = dict(csv.reader((tmp_path / "speech" / "left_out.csv").read_text().splitlines()[1:]))
-    assert set(reasons) == {"broken.wav", "none.wav", "one.wav"}
-    assert "There is no audio file" in reasons["none.wav"] and "empty" in reasons["one.wav"]
+    assert set(reasons) == {"broken.wav", "none.wav", "one.wav (2)", "metadata.csv, line 9", "metadata.csv, line 10"}
+    assert "There is no audio file" in reasons["none.wav"] and "empty" in reasons["one.wav (2)"]
+    assert "has 4 fields" in reasons["metadata.csv, line 9"] and "not closed" in reasons["metadata.csv, line 10"]
     printed = capsys.readouterr().out
-    assert "3 clips were left out" in printed and "train: 4 utterances" in printed
+    assert "5 clips were left out" in printed and "train: 4 utterances" in printed
 
 
 def test_bad_sources_end_with_one_sentence(tmp_path, capsys):
-    def says(source) -> str:
+    def says(source, bars: int = 0) -> str:
         assert main(["prepare", str(source), "--output", str(tmp_path / "speech")]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
+        *before, error = capsys.readouterr().err.splitlines()
+        assert not before or bars
         return error
 
     assert "no folder or manifest" in says(tmp_path / "none")
@@ -179,13 +180,14 @@ def test_bad_sources_end_with_one_sentence(tmp_path, capsys):
     assert "holds none of metadata.csv" in says(tmp_path / "empty")
     (tmp_path / "bad.csv").write_text("name,words\na,b\n")
     assert "line 2: expected one of the columns file_name, audio" in says(tmp_path / "bad.csv")
-    (tmp_path / "bad.jsonl").write_text('{"audio": "a.wav", "text": "a"}\n{"audio"\n')
-    assert "line 2: expected a JSON object" in says(tmp_path / "bad.jsonl")
+    (tmp_path / "bad.json").write_text('[{"audio": "a.wav", "text": "a"},')
+    assert "expected an array of JSON objects" in says(tmp_path / "bad.json")
     folder = kaldi(tmp_path / "kaldi")
     (folder / "wav.scp").write_text("one sph2pipe one.sph |\n")
     assert "commands are not run" in says(folder)
     (tmp_path / "list.json").write_text('["a.wav", "b.wav"]')
-    assert "line 1: expected an object with fields, but found 'a.wav'" in says(tmp_path / "list.json")
+    assert "No clip of" in says(tmp_path / "list.json", 3)
+    assert "no JSON object with fields, but 'a.wav'" in says(tmp_path / "list.json", 3)
     folder_of_splits(tmp_path / "dashes")
     (tmp_path / "dashes" / "train").rename(tmp_path / "dashes" / "train-clean")
     assert "but found 'train-clean': rename it" in says(tmp_path / "dashes")

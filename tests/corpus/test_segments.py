@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_deepspeech2.corpus.segments import CuttingSettings, Line, Segment, cut
+from modeling_deepspeech2.corpus.segments import CuttingSettings, Segment, cut
+from modeling_deepspeech2.corpus.transcripts import Line
 from modeling_deepspeech2.decoding_deepspeech2 import Span
 from modeling_deepspeech2.transcription.alignment import AlignedLine
 
