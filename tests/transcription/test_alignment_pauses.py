@@ -38,8 +38,10 @@ def test_lines_begin_behind_the_pause(checkpoint, language):
         settings = CuttingSettings(seconds=3.0)
         segments = segment_recording(waveform, [Line(text) for _, text in drawn], model, processor, settings)
         words_before = np.cumsum([0, *(len(segment.text.split()) for segment in segments)])
-        begins = dict(zip(np.cumsum([0, *(len(text.split()) for _, text in drawn)]).tolist(), starts))
-        found = [(segment, begins[words]) for segment, words in zip(segments, words_before.tolist()) if words in begins]
-        assert len(found) > 8
+        begins = dict(zip(np.cumsum([0, *(len(text.split()) for _, text in drawn)]).tolist(), zip(starts, pauses)))
+        found = [(segment, *begins[words]) for segment, words in zip(segments, words_before.tolist()) if words in begins]
+        # A louder background may be speech that the transcript lacks, and stays for the filter to judge.
+        found = [(segment, start) for segment, start, (kind, _) in found if kind in ("-60", "digital silence")]
+        assert len(found) > 4
         for segment, start in found:
             assert start - settings.edge - 0.3 <= segment.start <= start + 0.3
