@@ -3,6 +3,7 @@
     python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml
     python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml --sphinx   # pip install pocketsphinx
     python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml --silence -60
+    python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml --write    # README, RESULTS, cards
 
 With the best path, with the language model if the checkpoint has a decoder, and with pocketsphinx and its own English model
 on the same clips. Transcripts are compared as the checkpoint's tokenizer writes them. The real-time factor is seconds of
@@ -10,14 +11,18 @@ computing for each second of audio, from samples to text; less is faster.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from tqdm import tqdm
 
+from benchmarks import documents
 from benchmarks.recordings import background
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
 from modeling_deepspeech2.audio import read_waveform
@@ -66,8 +71,12 @@ def measure(
     recognisers: dict[str, Recogniser],
     processor: DeepSpeech2Processor,
     silence: str | None = None,
-) -> list[str]:
-    """A table row for each recogniser; `silence`: half a second of it before and after each clip, see `background`."""
+) -> dict[str, Any]:
+    """Clips, hours and the figures of each recogniser.
+
+    Args:
+        silence: half a second of it stands before and after each clip, see `background`.
+    """
     rate, write = processor.feature_extractor.sampling_rate, processor.tokenizer.normalize
     references, audio_seconds = [], 0.0
     texts: dict[str, list[str]] = {name: [] for name in recognisers}
@@ -86,12 +95,26 @@ def measure(
                     texts[name].append(write(recognise(waveform)))
                     taken[name] += time.perf_counter() - start
                 bar.update()
-    rows = []
+    decoders = {}
     for name in recognisers:
         rates = ErrorRates(processor.tokenizer.word_boundaries).compute(predictions=texts[name], references=references)
-        figures = f"{rates['wer']:.1%} | {rates['cer']:.1%} | {taken[name] / audio_seconds:.3f}"
-        rows.append(f"| {split} | {len(references):,} | {audio_seconds / 3600:.2f} h | {name} | {figures} |")
-    return rows
+        decoders[name] = {rate: round(float(rates[rate]), 6) for rate in ("wer", "cer")}
+        decoders[name]["real_time_factor"] = round(taken[name] / audio_seconds, 4)
+    best_path = decoders[documents.BEST_PATH]
+    facts = {"clips": len(references), "hours": round(audio_seconds / 3600, 4)}
+    return {"wer": best_path["wer"], "cer": best_path["cer"], **facts, "decoders": decoders}
+
+
+def write(folder: Path, measured: dict[str, Any]) -> None:
+    """Puts what was measured beside what stands in the checkpoint's file, and all of it into the documents."""
+    file = folder / "results.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for split, figures in measured.items():
+        kept = before.get(split, {}).get("decoders", {})
+        if documents.SPHINX in kept and documents.SPHINX not in figures["decoders"]:  # of the same clips
+            figures["decoders"][documents.SPHINX] = kept[documents.SPHINX]
+    file.write_text(json.dumps(before | measured, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    documents.fill()
 
 
 def main() -> None:
@@ -103,7 +126,12 @@ def main() -> None:
     parser.add_argument(
         "--silence", help="half a second before and after each clip: 'digital silence', 'tone', or dBFS of noise, e.g. -60"
     )
+    parser.add_argument(
+        "--write", action="store_true", help="into the checkpoint's results.json, and from it into documents"
+    )
     arguments = parser.parse_args()
+    if arguments.write and arguments.silence is not None:
+        parser.error("--write is for the clips as they are: leave --silence out")
     torch.set_num_threads(1)
     with open(arguments.recipe, encoding="utf-8") as file:
         recipe = yaml.safe_load(file)
@@ -111,19 +139,23 @@ def main() -> None:
     processor = DeepSpeech2Processor.from_pretrained(arguments.model)
     size = sum(parameter.numel() for parameter in model.parameters())
     model = model.fold_batch_norm()
-    recognisers = {"best path": ours(model, processor)}
+    recognisers = {documents.BEST_PATH: ours(model, processor)}
     if has_decoder(arguments.model):
         decoder = CTCBeamSearchDecoder.from_pretrained(arguments.model, processor.tokenizer)
         name = f"language model, α {decoder.alpha:g}, β {decoder.beta:g}" if decoder.model else "beam search"
         recognisers[name] = ours(model, processor, decoder)
     if arguments.sphinx:
-        recognisers["pocketsphinx"] = sphinx()
+        recognisers[documents.SPHINX] = sphinx()
     print(f"{arguments.model}: {size:,} parameters\n")
-    print("| test split | clips | audio | decoder | WER | CER | real-time factor |")
-    print("| --- | ---: | ---: | --- | ---: | ---: | ---: |")
+    print("\n".join(documents.HEAD))
+    measured = {}
     for split in arguments.splits or recipe["test"]:
         data = SpeechData(recipe["dataset"], [split])
-        print("\n".join(measure(data, split, recognisers, processor, arguments.silence)), flush=True)
+        measured[split] = measure(data, split, recognisers, processor, arguments.silence)
+        for name in recognisers:
+            print(documents.row(split, measured[split], name), flush=True)
+    if arguments.write:
+        write(Path(arguments.model), measured)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import documents
 from modeling_deepspeech2.cli import main as cli
 from modeling_deepspeech2.training.arguments import parse_arguments
 
@@ -122,11 +123,12 @@ def test_python_in_documents_compiles():
                 compile(content, str(document), "exec")
 
 
-@pytest.mark.parametrize("folder", sorted((REPOSITORY / "checkpoints").iterdir()), ids=lambda path: path.name)
-def test_the_sizes_in_the_readme_are_those_of_the_checkpoints(folder):
-    from modeling_deepspeech2 import DeepSpeech2ForCTC
+def test_figures_are_those_of_the_files():
+    """README, RESULTS and cards show what commands wrote into results.json: `python -m benchmarks.documents` fills them."""
+    for path, content in documents.documents().items():
+        assert path.read_text(encoding="utf-8") == content, path
 
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    (row,) = re.findall(rf"^\| \[[^|]*\(checkpoints/{folder.name}/README.md\) \|.*$", text, re.MULTILINE)
-    size = DeepSpeech2ForCTC.from_pretrained(folder).num_parameters()
-    assert f"| {size / 1e6:.1f} M |" in row
+
+def test_a_document_without_its_place_is_refused():
+    with pytest.raises(ValueError, match="begin models"):
+        documents.filled("no place", "models", [])
