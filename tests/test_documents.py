@@ -80,7 +80,8 @@ def test_paths_are_there(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
 def test_commands_can_be_typed(document, capsys):
-    """By the parsers of the commands themselves."""
+    """By the parsers of the commands themselves; within a sentence, what is required may be left out."""
+    prose = " ".join(document.read_text(encoding="utf-8").split())
     for command in commands(document):
         if command.startswith("deepspeech2 "):
             name, *arguments = words(command)[1:]
@@ -94,7 +95,9 @@ def test_commands_can_be_typed(document, capsys):
                 try:
                     cli.make_parser(name, cli.load(name)).parse_args([name, *arguments])
                 except SystemExit:
-                    pytest.fail(f"{command}\n{capsys.readouterr().err}")
+                    said = capsys.readouterr().err
+                    is_abridged = f"`{command}`" in prose and "the following arguments are required" in said
+                    assert is_abridged, f"{command}\n{said}"
         elif re.match(r"(?:\w+=\S+ )*(?:accelerate launch|torchrun) .*run_ctc\.py\b.", command):
             arguments = words(command)
             recipe = arguments[arguments.index("run_ctc.py") + 1 :]
