@@ -315,21 +315,26 @@ def test_a_microphone_of_another_rate_is_resampled(clips, monkeypatch):
         live_sound.microphone(RATE, "Nobody")
 
 
-def test_live_on_a_terminal(live_folder, clips):
-    """The utterance under way stands in one line, which is written over; in the end it is the line of the utterance."""
+def test_live_on_a_terminal(live_folder, clips, monkeypatch):
+    """The current utterance stands in one line, which is written over; in the end it is the line of the utterance."""
     content = np.round(clips[0].waveform * 32_767).astype("<i2").tobytes()
-    command = [sys.executable, "-m", "modeling_deepspeech2.cli.main", "live", "-", "--model", str(live_folder)]
     outer, inner = pty.openpty()
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=inner, stderr=subprocess.DEVNULL)
-    os.close(inner)
-    threading.Thread(target=lambda: (process.stdin.write(content), process.stdin.close()), daemon=True).start()
-    shown = b""
-    try:
-        while part := os.read(outer, 65_536):
-            shown += part
-    except OSError:  # the other end is closed
-        pass
-    assert process.wait(600) == 0
+    shown = bytearray()
+
+    def watch() -> None:
+        try:
+            while part := os.read(outer, 65_536):
+                shown.extend(part)
+        except OSError:  # the other end is closed
+            pass
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with os.fdopen(inner, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert main(["live", "-", "--model", str(live_folder)]) == 0
+    watcher.join(60)
     lines = shown.decode().split("\r\033[K")
     assert len(lines) > 10 and "\033[90m" in lines[5]
     ended = [line for line in lines if line.endswith("\n")]
