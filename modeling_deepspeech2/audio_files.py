@@ -6,6 +6,7 @@ local file, no network, and no format that names other files (playlists, lists t
 """
 
 import io
+import logging
 import os
 import re
 import shutil
@@ -19,10 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import fsspec
 import numpy as np
-from huggingface_hub.utils import httpx
-from transformers.utils import logging
 
 from .waveform import AudioError
 
@@ -32,7 +30,7 @@ try:
 except ImportError as error:
     raise ImportError("Reading audio files needs two packages: pip install soundfile soxr") from error
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 LOWEST_RATE = 1_000  # hertz; what is below holds no speech, and is most likely a rate in kilohertz
 HIGHEST_RATE = 1_000_000
@@ -329,6 +327,9 @@ def open_regular(path: str | os.PathLike, name: str, streams: bool = False) -> B
 
 
 def _open_url(url: str, name: str, stack: ExitStack) -> BinaryIO:
+    import fsspec  # both take a while to import, and most audio comes from files
+    from huggingface_hub.utils import httpx
+
     try:
         if url.lower().startswith(("http://", "https://")):
             answer = stack.enter_context(httpx.stream("GET", url, follow_redirects=True, timeout=30))

@@ -3,13 +3,14 @@
 Files, arrays and microphones all pass through here, so that one array means the same everywhere.
 """
 
+import logging
+
 import numpy as np
-from transformers.utils import logging
 
 from .errors import UserError
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # Floating-point audio lies in [-1, 1], and some decoders overshoot; forty decibels more are another unit or a broken filter.
 LARGEST_SAMPLE = 100.0
