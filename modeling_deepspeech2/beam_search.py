@@ -10,16 +10,19 @@ different prefixes of one beam would be taken for the same with a probability of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from .errors import UserError
 from .hotwords import Hotwords
 from .hypotheses import Hypothesis, check_n_best, log_softmax, spell
 from .lm_scoring import Limits, Scoring, Table
 from .viterbi import ctc_viterbi
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 _IMPOSSIBLE = np.finfo(float).min  # what is below it is minus infinity

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from .errors import UserError
 from .hypotheses import Hypothesis, check_n_best, log_softmax, spell
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .errors import UserError
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -88,8 +90,9 @@ def as_array(logits: Tensor | np.ndarray) -> np.ndarray:
     Raises:
         UserError: another shape, or values that are not finite.
     """
-    if isinstance(logits, Tensor):
-        logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).cpu().numpy()
+    if hasattr(logits, "detach"):  # a tensor; NumPy knows no bfloat16
+        is_double = logits.dtype.is_floating_point and logits.element_size() == 8
+        logits = (logits if is_double else logits.float()).detach().cpu().numpy()
     logits = np.asarray(logits)
     logits = logits.astype(np.promote_types(logits.dtype, np.float32), copy=False)
     if logits.ndim != 2:

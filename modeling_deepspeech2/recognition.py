@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from .forked_processes import run_forked
 from .greedy_decoder import GreedyDecoder
 from .hypotheses import Decoder, Hypothesis, Span, as_array, check_alphabet, check_n_best
 from .utterances import END_OF_UTTERANCE, LONGEST_UTTERANCE, UtteranceDecoder
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Recognition:

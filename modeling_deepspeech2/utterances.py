@@ -8,15 +8,18 @@ decoder carries its state, so that its text is what the decoder finds in the who
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from .errors import UserError
 from .first_letters import LONGEST_PAUSE_SECONDS, PAUSE_SECONDS, behind_pauses, words_without_pause
 from .hypotheses import Decoder, Hypothesis, Span, as_array, words_of
 from .script import whole_words
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 END_OF_UTTERANCE = 0.8  # seconds
