@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of a model, or its name on the Hub; give it several times for several models, the default first",
     )
     add_decoder(parser)
+    parser.add_argument(
+        "--engine",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="what computes live streams; onnx: the live graph in onnxruntime (%(default)s)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="(%(default)s)")
     parser.add_argument("--wyoming", type=int, metavar="PORT", help="serve the Wyoming protocol, too, on loopback")
@@ -67,6 +73,6 @@ def run(settings: argparse.Namespace) -> int:
         max_file_seconds=settings.max_seconds,
         idle_seconds=settings.idle_seconds,
     )
-    service = Service(settings.model, settings.lm, limits)
+    service = Service(settings.model, settings.lm, limits, settings.engine)
     run(Server(service, settings.host, settings.port, token, settings.wyoming))
     return 0

@@ -4,6 +4,7 @@ All pieces of a batch have one size, a multiple of `unit`, so that every stream 
 windows. No logits are complete before `first_piece` samples have come; a new stream waits for them, and is in phase after.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,18 @@ class Engine(Protocol):
         ...
 
 
+def samples_to_phase(step: Callable[[np.ndarray, list[Tensor] | None], tuple[np.ndarray, list[Tensor]]], unit: int) -> int:
+    """Samples after which every further unit leaves the windows as long as they were, whatever `step` is."""
+    shapes: list[torch.Size] = []
+    states = None
+    for units in range(1, 10_000):
+        _, states = step(np.zeros((1, unit), np.float32), states)
+        if shapes == [state.shape for state in states]:
+            return (units - 1) * unit
+        shapes = [state.shape for state in states]
+    raise ValueError("The model's windows never come into phase: its lookahead is longer than 10,000 frames.")
+
+
 class TorchEngine:
     """The model in PyTorch, on the device where it is.
 
@@ -54,18 +67,7 @@ class TorchEngine:
         self.unit = config.inputs_to_logits_ratio
         self.seconds_per_frame = self.unit / self.sampling_rate
         self.is_lstm = config.rnn_type == "lstm"
-        self.first_piece = self._samples_to_phase()
-
-    def _samples_to_phase(self) -> int:
-        """Samples after which every further unit leaves the windows as long as they were."""
-        shapes: list[torch.Size] = []
-        states = None
-        for units in range(1, 10_000):
-            _, states = self._step(np.zeros((1, self.unit), np.float32), states)
-            if shapes == [state.shape for state in states]:
-                return (units - 1) * self.unit
-            shapes = [state.shape for state in states]
-        raise ValueError("The model's windows never come into phase: its lookahead is longer than 10,000 frames.")
+        self.first_piece = samples_to_phase(self.step, self.unit)
 
     def step(self, samples: np.ndarray, states: list[Tensor] | None) -> tuple[np.ndarray, list[Tensor]]:
         return self._step(samples, states)

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from .dispatcher import Dispatcher
-from .engine import TorchEngine
+from .engine import Engine, TorchEngine
 from .files import FileWorker
 from .limits import Limits, Refusal
 from .metrics import Metrics
@@ -47,12 +47,14 @@ class Service:
         models: folders or repositories; the first is the one that clients get who name none.
         lm: "on", "off", or "auto", whether the decoder that is saved beside each model is used, if there is one.
         limits: of clients.
+        engine: "torch", or "onnx" for the live graph in onnxruntime; files are transcribed by torch.
 
     Raises:
         UserError: no such model, two of one name, or no decoder beside it.
     """
 
-    def __init__(self, models: list[str], lm: str = "auto", limits: Limits | None = None):
+    def __init__(self, models: list[str], lm: str = "auto", limits: Limits | None = None, engine: str = "torch"):
+        self.engine = _find_engine(engine)
         self.limits, self.metrics = limits or Limits(), Metrics()
         self.models: dict[str, ServedModel] = {}
         for folder in models:
@@ -76,7 +78,7 @@ class Service:
         has_search = lm == "on" or (lm == "auto" and has_decoder(folder))
         decoder = CTCBeamSearchDecoder.from_pretrained(folder, tokenizer) if has_search else None
         if not model.config.bidirectional and extractor.normalization != "utterance":
-            engine = TorchEngine(model, extractor)
+            engine = self.engine(model, extractor)
             dispatcher = Dispatcher(engine, tokenizer, decoder, self.limits.max_streams, self.metrics)
         name = Path(folder).absolute().name if Path(folder).exists() else folder
         language, between = tokenizer.language, tokenizer.utterance_separator
@@ -149,6 +151,16 @@ class Service:
             if model.dispatcher is not None:
                 model.dispatcher.stop()
         self.files.stop()
+
+
+def _find_engine(name: str) -> type[Engine]:
+    if name == "torch":
+        return TorchEngine
+    try:
+        from .onnx_engine import OnnxEngine  # its packages are extras
+    except ModuleNotFoundError as error:
+        raise UserError(f"--engine: onnx needs the package {error.name}: pip install onnx onnxruntime") from error
+    return OnnxEngine
 
 
 def finite(value: float) -> float:
