@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
             raise HubError(400, f"the test hub has no {kind} repositories")
         with self.hub.lock:
             exists = (kind, repo_id) in self.hub.repos
-            self.hub.repos.setdefault((kind, repo_id), Repo(repo_id, private=bool(request.get("private"))))
+            self.hub.repos.setdefault((kind, repo_id), Repo(repo_id, private=request.get("visibility") == "private"))
         # When the caller said `exist_ok`, the client takes the address from the 409 too.
         url = f"{self.hub.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
         self.reply({"url": url, "name": repo_id}, 409 if exists else 200)

@@ -73,7 +73,7 @@ def read(name):
     assert type(recognizer).__name__ == "DeepSpeech2Pipeline", type(recognizer)
     found = {"decoder": recognizer(waveform)["text"]}
     if hub:
-        offline = pipeline(TASK, name, local_files_only=True, **TRUST, model_kwargs=model_kwargs)
+        offline = pipeline(TASK, name, local_files_only=True, **TRUST, **hub, model_kwargs=model_kwargs)
         assert offline(waveform)["text"] == found["decoder"]
     decoder, recognizer.decoder = recognizer.decoder, None
     found["best path"] = recognizer(waveform)["text"]
