@@ -52,10 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads has seen enough, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (UserError, ImportError, OSError, ValueError) as error:
+    except (UserError, ImportError, OSError) as error:
         if "--debug" in arguments:
             raise
-        print(f"deepspeech2 {name}: {error}", file=sys.stderr)
+        # The Hub's clients say much; their first line says what is wrong.
+        print(f"deepspeech2 {name}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
         return 2
 
 

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from ..audio import AudioError, read_waveform
 from ..data.processes import map_in_processes
 from ..data.sources import DataError
+from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
@@ -76,12 +77,12 @@ class BuildSettings:
 
     def __post_init__(self):
         if not 0 <= self.precision <= 1:
-            raise ValueError(f"precision must lie in [0, 1], but is {self.precision}.")
+            raise UserError(f"precision must lie in [0, 1], but is {self.precision}.")
         for name in ("validation_share", "test_share"):
             if not 0 <= getattr(self, name) < 0.5:
-                raise ValueError(f"{name} must lie in [0, 0.5), but is {getattr(self, name)}.")
+                raise UserError(f"{name} must lie in [0, 0.5), but is {getattr(self, name)}.")
         if self.shard_megabytes < 1:
-            raise ValueError(f"shard_megabytes must be at least 1, but is {self.shard_megabytes}.")
+            raise UserError(f"shard_megabytes must be at least 1, but is {self.shard_megabytes}.")
 
 
 @dataclass
@@ -113,7 +114,7 @@ def build(
 
     Raises:
         DataError: a source that cannot be read, nothing that can be kept, or a folder that holds something else already.
-        ValueError: no filter reaches the precision.
+        UserError: no filter reaches the precision.
     """
     if output.exists() and any(output.iterdir()) and not (output / REJECTED).exists():
         raise DataError(f"The folder {output} holds something already: choose another, or empty it.")

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch.nn.functional import ctc_loss
 
+from ..errors import UserError
+
 
 try:
     from sklearn.linear_model import LogisticRegression
@@ -152,7 +154,7 @@ def train_filter(right: np.ndarray, wrong: np.ndarray, precision: float, all_are
             taken for it.
 
     Raises:
-        ValueError: too few segments, or no threshold that reaches the precision.
+        UserError: too few segments, or no threshold that reaches the precision.
     """
     usable = np.isfinite(right).all(1) & np.isfinite(wrong).all(1)
     right, wrong = right[usable], wrong[usable]
@@ -161,7 +163,7 @@ def train_filter(right: np.ndarray, wrong: np.ndarray, precision: float, all_are
         easy = costs <= np.quantile(costs, EASY_SHARE)
         right, wrong = right[easy], wrong[easy]
     if len(right) < FEWEST_SEGMENTS:
-        raise ValueError(
+        raise UserError(
             f"A filter needs at least {FEWEST_SEGMENTS} segments that count as right, but found {len(right)}: give more "
             f"speech, or a data set of known transcripts."
         )
@@ -185,14 +187,14 @@ def choose_threshold(judged: np.ndarray, labels: np.ndarray, precision: float) -
         threshold, precision and recall there.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     order = np.argsort(-judged, kind="stable")
     right = np.cumsum(labels[order])
     reached = right / np.arange(1, len(right) + 1)
     good = np.flatnonzero(reached >= precision)
     if not len(good):
-        raise ValueError(
+        raise UserError(
             f"No threshold keeps {precision:.1%} right transcripts; the best reaches {reached.max():.1%}: ask for less, or "
             f"align with a better model."
         )

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ..audio import AudioError, read_header, read_part, read_waveform
 from ..data.sources import DataError, SpeechData
+from ..errors import UserError
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
@@ -61,9 +62,9 @@ class PreparationSettings:
     def __post_init__(self):
         for name in ("validation_share", "test_share"):
             if not 0 <= getattr(self, name) < 0.5:
-                raise ValueError(f"{name} must lie in [0, 0.5), but is {getattr(self, name)}.")
+                raise UserError(f"{name} must lie in [0, 0.5), but is {getattr(self, name)}.")
         if self.shard_megabytes < 1:
-            raise ValueError(f"shard_megabytes must be at least 1, but is {self.shard_megabytes}.")
+            raise UserError(f"shard_megabytes must be at least 1, but is {self.shard_megabytes}.")
         if self.tokenizer is None:
             self.make_tokenizer(["a"])  # finds fault with its settings before any work
 

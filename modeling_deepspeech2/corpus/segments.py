@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from ..transcription.alignment import AlignedLine, align
 from .transcripts import Line
 
@@ -44,9 +45,9 @@ class CuttingSettings:
     def __post_init__(self):
         for name in ("seconds", "pause", "edge"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, but is {getattr(self, name)}.")
+                raise UserError(f"{name} must be positive, but is {getattr(self, name)}.")
         if self.max_seconds < self.seconds:
-            raise ValueError(f"max_seconds must be at least seconds, {self.seconds:g}, but is {self.max_seconds:g}.")
+            raise UserError(f"max_seconds must be at least seconds, {self.seconds:g}, but is {self.max_seconds:g}.")
 
 
 @dataclass
@@ -68,7 +69,7 @@ def segment_recording(
         lines: all that is said; a cut is made wherever the speaker changes.
 
     Raises:
-        ValueError: a transcript without a character of the alphabet, or one that is too long for the recording.
+        UserError: a transcript without a character of the alphabet, or one that is too long for the recording.
     """
     rate = processor.feature_extractor.sampling_rate
     alignment = align(waveform, [line.text for line in lines], model, processor)

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ..audio import AudioError, read_header, read_waveform
 from ..data.processes import map_in_processes
 from ..data.sources import DataError, Source, Utterance, as_text, open_source
+from ..errors import UserError
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 
@@ -196,10 +197,10 @@ def verify(
 
     Raises:
         DataError: a split cannot be opened.
-        ValueError: a stride below 1.
+        UserError: a stride below 1.
     """
     if time_stride < 1:
-        raise ValueError(f"time_stride must be at least 1, but is {time_stride}.")
+        raise UserError(f"time_stride must be at least 1, but is {time_stride}.")
     audio_column, text_column, speaker_column, duration_column = columns
     sources = {split: open_source(path, split, audio_column, text_column) for split in splits}
     if tokenizer is None:

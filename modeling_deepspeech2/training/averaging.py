@@ -2,6 +2,7 @@
 
 import torch
 
+from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 
 
@@ -9,12 +10,12 @@ def average(models: list[DeepSpeech2ForCTC]) -> DeepSpeech2ForCTC:
     """A new model, in float32.
 
     Raises:
-        ValueError: their networks differ.
+        UserError: their networks differ.
     """
     states = [model.state_dict() for model in models]
     shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
     if any(other != shapes[0] for other in shapes):
-        raise ValueError("Only models of one network can be averaged; these have other layers or another alphabet.")
+        raise UserError("Only models of one network can be averaged; these have other layers or another alphabet.")
     mean = DeepSpeech2ForCTC(models[0].config)
     with torch.no_grad():
         for name, tensor in mean.state_dict().items():

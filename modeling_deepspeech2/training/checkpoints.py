@@ -14,6 +14,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
+from ..errors import UserError
+
 
 def save_checkpoint(output: Path, accelerator: Accelerator, progress, keep: int) -> None:
     """Writes where the run stands, and removes all but the newest `keep` checkpoints; all processes call it.
@@ -70,7 +72,7 @@ def check_shared(output: Path, accelerator: Accelerator) -> None:
     """All processes must see one folder: the checkpoints of each lie in it.
 
     Raises:
-        ValueError: some process, on another machine, does not see what the first one writes.
+        UserError: some process, on another machine, does not see what the first one writes.
     """
     token = [uuid.uuid4().hex]
     broadcast_object_list(token)
@@ -84,7 +86,7 @@ def check_shared(output: Path, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         file.unlink()
     if blind:
-        raise ValueError(f"The processes {blind} do not see {output}: all machines must share output_dir.")
+        raise UserError(f"The processes {blind} do not see {output}: all machines must share output_dir.")
 
 
 def _checkpoints(output: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..data.batching import Batching
 from ..data.loader import Batches, Collator, make_loader
 from ..data.sources import SpeechData
+from ..errors import UserError
 from ..hypotheses import Decoder
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
@@ -85,7 +86,7 @@ def evaluate(
         decoder: None: the best path.
 
     Raises:
-        ValueError: not one utterance of the split could be used.
+        UserError: not one utterance of the split could be used.
     """
     model.eval()
     recognition = Recognition(processor.tokenizer, model.config, decoder)
@@ -103,7 +104,7 @@ def evaluate(
         seconds = accelerator.reduce(torch.tensor(seconds, device=accelerator.device)).item()
     if not references:
         reasons = Counter(reason for _, reason in skipped).most_common(1)
-        raise ValueError(
+        raise UserError(
             f"{description}: no utterance could be used{f', most often because: {reasons[0][0]}' * bool(reasons)}"
         )
     rates = ErrorRates(processor.tokenizer.word_boundaries).compute(predictions=predictions, references=references)

@@ -9,6 +9,7 @@ every exchange is differentiated as what it is, a sum over processes, and data p
 import torch.distributed as dist
 
 from ..batch_norm_rnn import BatchNormRNN
+from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 
 
@@ -19,13 +20,13 @@ def split_model(model: DeepSpeech2ForCTC, rank: int, world_size: int) -> None:
     """Shares the model out to each two neighbouring processes; all must call it.
 
     Raises:
-        ValueError: the processes are no pairs, or the layers have not two directions that can be told apart.
+        UserError: the processes are no pairs, or the layers have not two directions that can be told apart.
     """
     config = model.config
     if world_size % PAIR:
-        raise ValueError(f"model_parallel needs processes in pairs, but there are {world_size}.")
+        raise UserError(f"model_parallel needs processes in pairs, but there are {world_size}.")
     if not config.bidirectional or config.batch_norm == "step":
-        raise ValueError(
+        raise UserError(
             "model_parallel shares out the two directions of layers with bidirectional: true and sequence-wise norm."
         )
     for first in range(0, world_size, PAIR):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..configuration_deepspeech2 import DeepSpeech2Config
+from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 
 
@@ -42,11 +43,11 @@ def widen(model: DeepSpeech2ForCTC, hidden_size: int, noise: float = 0.01, seed:
         seed: of the choice of units, the shares and the noise.
 
     Raises:
-        ValueError: the model is not narrower than `hidden_size`.
+        UserError: the model is not narrower than `hidden_size`.
     """
     old = model.config.hidden_size
     if hidden_size <= old:
-        raise ValueError(f"hidden_size must be above {old}, the model's own, but is {hidden_size}.")
+        raise UserError(f"hidden_size must be above {old}, the model's own, but is {hidden_size}.")
     generator = torch.Generator().manual_seed(seed)
     fields = {name: getattr(model.config, name) for name in DeepSpeech2Config.own_fields()}
     wide = DeepSpeech2ForCTC(DeepSpeech2Config(**fields | {"hidden_size": hidden_size}))

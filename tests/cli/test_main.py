@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import threading
@@ -212,15 +213,22 @@ def test_evaluate(capsys, tiny_model_folder, clips, tmp_path):
 
 
 def test_output_that_is_no_utf_8(live_folder, clips, tmp_path, monkeypatch):
-    """Transcripts are UTF-8 whatever the locale says, names of files included."""
+    """Transcripts are UTF-8 whatever the locale says; the bytes of a name that is no text come back as they were."""
     soundfile.write(tmp_path / "早.wav", clips[0].waveform, RATE)
+    latin = os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfcn.wav")
+    shutil.copyfile(tmp_path / "早.wav", latin)
     for style in ("txt", "json"):
         out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
         monkeypatch.setattr(sys, "stdout", out)
         name = str(tmp_path / "早.wav")
-        assert main(["transcribe", name, name, "--model", str(live_folder), "--format", style]) == 0
+        assert main(["transcribe", name, latin, "--model", str(live_folder), "--format", style]) == 0
         out.flush()
-        assert name in out.buffer.getvalue().decode("utf-8")
+        written = out.buffer.getvalue()
+        assert name in written.decode("utf-8", "surrogateescape")
+        if style == "txt":
+            assert os.fsencode(latin) in written
+        else:
+            assert json.loads(written.splitlines()[1])["file"] == latin
 
 
 def piped(capsys, monkeypatch, content: bytes, *arguments: object) -> tuple[int, str, str]:
