@@ -27,8 +27,8 @@ from benchmarks.measure import in_turns, ratio, saved_bytes
 from benchmarks.rivals import FoldedPadded, PlainLoop, UsualConvolution, UsualPort
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2FeatureExtractor, DeepSpeech2ForCTC
 from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
+from modeling_deepspeech2.ctc_loss import ctc_loss
 from modeling_deepspeech2.folded_rnn import FoldedRNN
-from modeling_deepspeech2.modeling_deepspeech2 import ctc_loss
 from modeling_deepspeech2.packed_frames import PackedFrames
 from modeling_deepspeech2.training.hardware import keep_freed_memory
 from modeling_deepspeech2.transcription.streaming import StreamingFeatures, StreamingModel

@@ -19,13 +19,14 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .batch_norm import SpeechBatchNorm, SumOverRanks
 from .batch_norm_rnn import BatchNormRNN
 from .configuration_deepspeech2 import DeepSpeech2Config
+from .ctc_loss import ctc_loss
 from .errors import UserError
 from .folded_rnn import FoldedRNN
 from .hub_access import ARGUMENTS, HubAccess
@@ -33,8 +34,6 @@ from .loading_checks import check_weights
 from .packed_frames import PackedFrames
 from .remote_code import travels_with_code
 
-
-logger = logging.get_logger(__name__)
 
 # Logit of every symbol but the blank in a padded frame: finite in half precision, and a probability of zero.
 IMPOSSIBLE = -1e4
@@ -400,53 +399,3 @@ def frame_lengths(input_features: Tensor, attention_mask: Tensor | None) -> Tens
     if attention_mask is None:
         return torch.full((batch_size,), num_frames, device=input_features.device)
     return attention_mask.long().sum(1)
-
-
-def ctc_loss(
-    logits: Tensor, lengths: Tensor, labels: Tensor, blank: int, reduction: str = "mean", zero_infinity: bool = True
-) -> Tensor:
-    """Connectionist temporal classification (section 3.1), computed in float64 on the CPU, else in float32.
-
-    torch's float32 gradient on the CPU is off by up to 2e-3; float64 costs little beside the recurrence.
-
-    Args:
-        logits: (batch, frames, symbols); `lengths`: their valid frames, (batch,).
-        labels: (batch, characters), negative or `blank` where there is none.
-        reduction: "mean" divides each cost by its number of characters and averages, "sum" adds up.
-        zero_infinity: labels that do not fit into their frames cost nothing instead of infinity; a warning names them.
-    """
-    if len(logits) == 0:  # a process that ran out of data still takes part in the backward pass
-        return logits.sum()
-    dtype = torch.float64 if logits.device.type == "cpu" else torch.float32
-    is_label = (labels >= 0) & (labels != blank)
-    # CTC needs a frame for each label, and a blank between two equal ones.
-    needed = is_label.sum(1) + (is_label[:, 1:] & (labels[:, 1:] == labels[:, :-1])).sum(1)
-    for index in (needed > lengths).nonzero().flatten().tolist():
-        logger.warning(
-            f"The labels of utterance {index} of the batch need {needed[index]} output frames, but it has {lengths[index]}: "
-            f"its CTC cost is {'left out' if zero_infinity else 'infinite'}."
-        )
-    labels, label_counts = labels[is_label], is_label.sum(1)
-    with torch.autocast(device_type=logits.device.type, enabled=False):
-        spoken, numbers = torch.cat([labels.new_tensor([blank]), labels]).unique(return_inverse=True)
-        if 2 * len(spoken) < logits.shape[-1]:  # a large alphabet, of which most is not spoken: half the time
-            logits, blank, labels = _merge_unspoken(logits, spoken), int(numbers[0]), numbers[1:]
-        return F.ctc_loss(
-            logits.log_softmax(-1, dtype=dtype).transpose(0, 1),
-            labels,
-            lengths,
-            label_counts,
-            blank=blank,
-            reduction=reduction,
-            zero_infinity=zero_infinity,
-        ).to(torch.float32 if logits.dtype != torch.float64 else torch.float64)
-
-
-def _merge_unspoken(logits: Tensor, spoken: Tensor) -> Tensor:
-    """Makes one symbol, the last, of all that no transcript of the batch has; the cost and its gradient stay the same.
-
-    (batch, frames, symbols) -> (batch, frames, spoken symbols + 1)
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    unspoken = logits.index_fill(-1, spoken, -torch.inf).logsumexp(-1, keepdim=True)
-    return torch.cat([logits.index_select(-1, spoken), unspoken], dim=-1)
