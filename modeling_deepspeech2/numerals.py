@@ -105,6 +105,11 @@ _HALVES = {
     "uk": (" з ", "половиною", "половина", "чверть", "три чверті"),
     "vi": (" ", "rưỡi", "nửa", "một phần tư", "ba phần tư"),
 }
+_ENGLISH_FRACTIONS = {
+    "⅓": "a third", "⅔": "two thirds", "⅕": "a fifth", "⅖": "two fifths", "⅗": "three fifths", "⅘": "four fifths",
+    "⅙": "a sixth", "⅚": "five sixths", "⅛": "an eighth", "⅜": "three eighths", "⅝": "five eighths", "⅞": "seven eighths",
+}  # fmt: skip
+_SLASHED = {"1/2": "½", "1/4": "¼", "3/4": "¾"}  # as typed, which in other languages may be a date
 _ONLY_HALVES_MIX = {"id", "ru", "uk", "vi"}  # five and a quarter has another grammar there
 
 # Decimals that num2words reads wrongly: the word between, and then a number.
@@ -256,6 +261,8 @@ class _Reader:
 
     def read(self, text: str) -> str:
         # Arabic separators of decimals and thousands
+        if self.language == "en":
+            text = re.sub(r"(?<![\d/.,])(?:1/2|1/4|3/4)(?![\d/])", lambda match: _SLASHED[match[0]], text)
         if self.language in _NUMERO:
             text = re.sub(r"\bn[°º] ?(?=\d)", f"{_NUMERO[self.language]} ", text)
         for power, name in _POWERS.get(self.language, {}).items():
@@ -363,6 +370,7 @@ class _Reader:
             raise ValueError("fractions are not known here")
         joint, beside, half, quarter, three_quarters = _HALVES[self.language]
         alone = {"½": half, "¼": quarter, "¾": three_quarters}
+        alone |= _ENGLISH_FRACTIONS if self.language == "en" else {}
         if vulgar not in alone or (whole and vulgar != "½" and self.language in _ONLY_HALVES_MIX):
             raise ValueError("this fraction is not known here")
         if not whole:

@@ -43,7 +43,7 @@ def measure_files(folder: Path, processor: Any, splits: dict[str, SpeechData]) -
         if not references:
             raise UserError(f"--split: found no utterance in {split} that can be used, expected speech with transcripts.")
         for name, predictions in texts.items():
-            found = ErrorRates().compute(predictions=predictions, references=references)
+            found = ErrorRates(processor.tokenizer.word_boundaries).compute(predictions=predictions, references=references)
             rates[name].append(Rates(split, len(references), found["wer"], found["cer"]))
     return rates
 
