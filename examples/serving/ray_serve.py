@@ -4,7 +4,8 @@
     python examples/serving/ray_serve.py --model checkpoints/deepspeech2-english-live --replicas 2
 
 Ray routes each stream to a replica and starts one again that has died. Each replica is the whole application of
-`deepspeech2 serve`, its limits included; the proxy listens on the loopback address.
+`deepspeech2 serve`, its limits included; the proxy listens on the loopback address. Ray runs its workers at a low priority:
+on a machine that other programs share set RAY_worker_niceness=0, or Ray may give up on replicas before they are up.
 """
 
 import argparse
