@@ -1,6 +1,7 @@
 """Deep Speech 2 for the Hugging Face ecosystem. Importing the package registers it with the Auto classes and `pipeline`."""
 
 import importlib
+import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -129,5 +130,6 @@ def register() -> None:
     DeepSpeech2Config.custom_pipelines = property(lambda config: _TaskWithoutCode({task: {}}), lambda config, value: None)
 
 
-if os.environ.get("DEEPSPEECH2_REGISTER") != "later":  # the command registers when it has something to do
+# The command registers when it has something to do, and exported models run where there is no torch.
+if os.environ.get("DEEPSPEECH2_REGISTER") != "later" and importlib.util.find_spec("torch"):
     register()

@@ -144,6 +144,13 @@ class UtteranceDecoder:
         stable_text = whole_words(self._spell(stable), self.word_boundaries).rstrip()
         return LiveText(stable_text, text[len(stable_text) :].rstrip())
 
+    def text_after(self, ended: list[str]) -> LiveText:
+        """`text` behind the texts of the utterances that have ended."""
+        before, current = self.between.join(ended), self.text
+        if before and str(current):
+            before += self.between
+        return LiveText(before + current.stable, current.tentative)
+
     def _find_end(self, symbols: list[int]) -> tuple[int, int | None]:
         """Counts frames up to the utterance's end -> how many of these there are, and which frame of it is that end."""
         for index, symbol in enumerate(symbols):

@@ -7,7 +7,7 @@ import sys
 import unicodedata
 from typing import TYPE_CHECKING, TextIO
 
-from .options import add_decoder, add_model, add_pause
+from .options import add_decoder, add_model, add_pause, check_pause
 
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run(settings: argparse.Namespace) -> int:
     from ..errors import UserError
     from ..transcription.streaming import DeepSpeech2Stream
     from . import live_sound
-    from .recognizer import check_pause, load, load_decoder
+    from .recognizer import load, load_decoder
 
     if settings.source not in (None, "-"):
         raise UserError(f"found {settings.source!r}, expected '-' for a pipe, or nothing for the microphone.")

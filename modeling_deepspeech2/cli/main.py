@@ -43,9 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         module = load(name) if name in COMMANDS else None
         if name == "train":
+            prepare_transformers()
             return module.run(arguments[arguments.index("train") + 1 :])
         parser = make_parser(name, module)
         settings = parser.parse_args(arguments)
+        if name == "serve" or getattr(settings, "engine", "torch") == "torch":
+            prepare_transformers()
         return settings.run(settings)
     except KeyboardInterrupt:
         return 130
@@ -61,10 +64,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def load(name: str) -> ModuleType:
-    """The module of a command, with the package registered in transformers."""
+    """The module of a command."""
+    return importlib.import_module(f".{name.replace('-', '_')}", __package__)
+
+
+def prepare_transformers() -> None:
+    """Registers the package in transformers."""
     importlib.import_module(__package__.partition(".")[0]).register()
     importlib.import_module("transformers.utils.logging").disable_progress_bar()  # of loading weights
-    return importlib.import_module(f".{name.replace('-', '_')}", __package__)
 
 
 def make_parser(name: str | None = None, module: ModuleType | None = None) -> argparse.ArgumentParser:

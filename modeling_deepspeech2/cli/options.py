@@ -38,6 +38,15 @@ def add_pause(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_pause(settings: argparse.Namespace) -> None:
+    """Raises a UserError unless `--pause` can end an utterance."""
+    from ..errors import UserError
+    from ..utterances import LONGEST_UTTERANCE
+
+    if not 0 < settings.pause < LONGEST_UTTERANCE:
+        raise UserError(f"--pause: found {settings.pause}, expected seconds above 0 and below {LONGEST_UTTERANCE:g}.")
+
+
 def add_dataset(parser: argparse.ArgumentParser, help_of_splits: str, is_required: bool = True) -> None:
     parser.add_argument(
         "--dataset",

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..audio import read_audio_blocks
-from ..transcription.recordings import BLOCK_SECONDS
+from ..transcription.chunks import BLOCK_SECONDS
 
 
 FORMATS = ("txt", "json", "srt", "vtt")

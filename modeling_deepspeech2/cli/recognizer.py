@@ -9,7 +9,6 @@ from ..decoding_deepspeech2 import CTCBeamSearchDecoder, has_decoder
 from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
-from ..utterances import LONGEST_UTTERANCE
 
 
 def load(settings: argparse.Namespace) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Processor]:
@@ -57,9 +56,3 @@ def load_decoder(settings: argparse.Namespace, processor: DeepSpeech2Processor) 
         return CTCBeamSearchDecoder.from_pretrained(settings.model, processor.tokenizer)
     except (OSError, ValueError) as error:
         raise UserError(f"--lm: {error}") from error
-
-
-def check_pause(settings: argparse.Namespace) -> None:
-    """Raises a UserError unless `--pause` can end an utterance."""
-    if not 0 < settings.pause < LONGEST_UTTERANCE:
-        raise UserError(f"--pause: found {settings.pause}, expected seconds above 0 and below {LONGEST_UTTERANCE:g}.")

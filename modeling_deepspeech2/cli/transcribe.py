@@ -2,15 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import add_decoder, add_model, add_pause, add_precision
+from .options import add_decoder, add_model, add_pause, add_precision, check_pause
 
 
 if TYPE_CHECKING:
-    from ..decoding_deepspeech2 import Hypothesis
+    import numpy as np
+
+    from ..hypotheses import Hypothesis
+
+    Recognize = Callable[[Iterable[np.ndarray]], Iterator[Hypothesis]]
 
 EPILOG = """examples:
   deepspeech2 transcribe demo/office.ogg --model checkpoints/deepspeech2-english
@@ -24,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_decoder(parser)
     add_pause(parser)
     add_precision(parser)
+    parser.add_argument(
+        "--engine",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx: --model is a folder that `deepspeech2 export` wrote; onnxruntime runs it without torch (%(default)s)",
+    )
     parser.add_argument(
         "--batch_size",
         type=int,
@@ -44,24 +54,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(settings: argparse.Namespace) -> int:
     from ..audio import audio_seconds
     from ..errors import UserError
-    from ..transcription.recordings import transcribe
     from .output import Progress, written
-    from .recognizer import check_pause, load, load_decoder
 
     check_pause(settings)
     if settings.batch_size < 1:
         raise UserError(f"--batch_size: found {settings.batch_size}, expected at least 1.")
     outputs = _outputs(settings)
-    model, processor = load(settings)
-    decoder = load_decoder(settings, processor)
+    rate, recognize = (_load_exported if settings.engine == "onnx" else _load)(settings)
     bad = []
     lengths = [audio_seconds(file) for file in settings.files]
     with Progress(sum(length or 0 for length in lengths), all(lengths)) as progress:
         for file, output in zip(settings.files, outputs):
-            blocks = progress.watch(file, processor.feature_extractor.sampling_rate)
-            utterances = transcribe(
-                model, processor, blocks, decoder, end_of_utterance=settings.pause, batch_size=settings.batch_size
-            )
+            utterances = recognize(progress.watch(file, rate))
             try:
                 with written(output) as stream:
                     prefix = f"{file}: " if output is None and len(outputs) > 1 else ""
@@ -75,6 +79,31 @@ def run(settings: argparse.Namespace) -> int:
     if bad:
         print(f"{len(bad)} of {len(outputs)} files could not be transcribed: {', '.join(bad)}", file=sys.stderr)
     return 1 if bad else 0
+
+
+def _load(settings: argparse.Namespace) -> "tuple[int, Recognize]":
+    """Sampling rate, and what turns blocks of samples into utterances."""
+    from ..transcription.recordings import transcribe
+    from .recognizer import load, load_decoder
+
+    model, processor = load(settings)
+    decoder = load_decoder(settings, processor)
+
+    def recognize(blocks: "Iterable[np.ndarray]") -> "Iterator[Hypothesis]":
+        return transcribe(model, processor, blocks, decoder, end_of_utterance=settings.pause, batch_size=settings.batch_size)
+
+    return processor.feature_extractor.sampling_rate, recognize
+
+
+def _load_exported(settings: argparse.Namespace) -> "tuple[int, Recognize]":
+    from ..errors import UserError
+    from ..transcription.exported import ExportedModel
+
+    if settings.device not in (None, "cpu") or settings.dtype != "float32":
+        raise UserError("--engine: onnx computes in float32 on the CPU, but --device or --dtype asks for something else.")
+    model = ExportedModel(settings.model)
+    decoder = None if settings.lm == "off" or (settings.lm == "auto" and not model.has_decoder) else model.load_decoder()
+    return model.sampling_rate, lambda blocks: model.transcribe(blocks, decoder, settings.pause)
 
 
 def _outputs(settings: argparse.Namespace) -> list[Path | None]:

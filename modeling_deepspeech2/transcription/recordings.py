@@ -18,12 +18,10 @@ from ..audio_files import is_source
 from ..hypotheses import Decoder, Hypothesis
 from ..recognition import Recognition
 from ..utterances import END_OF_UTTERANCE, LONGEST_UTTERANCE
+from .chunks import BLOCK_SECONDS, CHUNK_SECONDS, CONTEXT_SECONDS, overlapping
 from .streaming import StreamingFeatures, StreamingModel
 
 
-BLOCK_SECONDS = 20.0  # of a state that is carried
-CHUNK_SECONDS = 40.0  # of a chunk that counts
-CONTEXT_SECONDS = 5.0  # more on both sides: the overlap
 CHUNKS = 4  # that a batch holds unless told otherwise
 
 
@@ -72,29 +70,13 @@ def _chunked_logits(model: Any, feature_extractor: Any, pieces: Iterable[np.ndar
     ratio, rate = model.config.inputs_to_logits_ratio, feature_extractor.sampling_rate
     size, context = (round(seconds * rate / ratio) for seconds in (CHUNK_SECONDS, CONTEXT_SECONDS))  # output frames
     batch: list[tuple[np.ndarray, slice]] = []
-    for chunk in _overlapping(pieces, size * ratio, context * ratio):
+    for chunk in overlapping(pieces, size * ratio, context * ratio):
         batch.append(chunk)
         if len(batch) == batch_size:
             yield from _batch_logits(model, feature_extractor, batch)
             batch = []
     if batch:
         yield from _batch_logits(model, feature_extractor, batch)
-
-
-def _overlapping(pieces: Iterable[np.ndarray], size: int, context: int) -> Iterator[tuple[np.ndarray, slice]]:
-    """Samples in pieces -> chunks of `size` with `context` more on both sides, and where in each the samples that count are.
-
-    All that remains at the end counts in the last one.
-    """
-    held, before = np.zeros(0, np.float32), 0  # samples that are still needed, and how many are left context
-    for piece in pieces:
-        held = np.concatenate([held, piece])
-        while len(held) > before + size + context:
-            yield held[: before + size + context], slice(before, before + size)
-            held = held[before + size - context :]
-            before = context
-    if len(held) > before:
-        yield held, slice(before, None)
 
 
 @torch.inference_mode()

@@ -259,11 +259,7 @@ class DeepSpeech2Stream:
     @property
     def text(self) -> LiveText:
         """The text since the beginning: a stable part, which only grows, and a tentative part behind it."""
-        current = self.utterances.text
-        before = self.utterances.between.join(self.ended)
-        if before and str(current):
-            before += self.utterances.between
-        return LiveText(before + current.stable, current.tentative)
+        return self.utterances.text_after(self.ended)
 
     def feed(self, samples: np.ndarray | Tensor) -> list[Hypothesis]:
         """Goes on by some samples.

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ..decoding_deepspeech2 import Span
+from ..hypotheses import Span
 from ..script import is_unspaced
 
 
