@@ -36,7 +36,7 @@ from .filtering import FEATURES, TranscriptFilter, corrupt, score, train_filter
 from .prepare import PROCESSOR, draw_splits
 from .segments import CuttingSettings, segment_recording, segment_samples
 from .shards import FEATURES as COLUMNS
-from .shards import write_card, write_shards
+from .shards import ShardSettings, split_order, write_card, write_shards
 from .transcripts import Recording, read_recordings
 
 
@@ -58,39 +58,41 @@ PART_SCHEMA = pyarrow.schema(
 _FACTS = [name for name in PART_SCHEMA.names if name != "audio"]
 
 
-@dataclass
-class BuildSettings:
-    """Args:
-    model: the trained model that aligns and judges.
-    precision: share of right transcripts wanted among those that are kept; 0 keeps all that can be aligned.
-    known: a data set whose transcripts are right, to train the filter on; "PATH::SPLIT" or a folder.
-    validation_share, test_share: of the speech, drawn where the source has no splits of its own.
+@dataclass(kw_only=True)
+class BuildSettings(ShardSettings):
+    """How recordings become a data set; splits and shards as of [`ShardSettings`].
+
+    Args:
+        model: the trained model that aligns and judges.
+        precision: share of right transcripts wanted among those that are kept; 0 keeps all that can be aligned.
+        known: a data set whose transcripts are right, to train the filter on; "PATH::SPLIT" or a folder.
+        cutting: length of the segments, and where they are cut.
+
+    Raises:
+        DataError: a value out of range.
     """
 
     model: str
     precision: float = 0.95
     known: str | None = None
     cutting: CuttingSettings = field(default_factory=CuttingSettings)
-    validation_share: float = 0.05
     test_share: float = 0.0
-    shard_megabytes: int = 64
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.precision <= 1:
             raise UserError(f"precision must lie in [0, 1], but is {self.precision}.")
-        for name in ("validation_share", "test_share"):
-            if not 0 <= getattr(self, name) < 0.5:
-                raise UserError(f"{name} must lie in [0, 0.5), but is {getattr(self, name)}.")
-        if self.shard_megabytes < 1:
-            raise UserError(f"shard_megabytes must be at least 1, but is {self.shard_megabytes}.")
 
 
 @dataclass
 class Built:
-    """Args:
-    splits: of each its utterances, hours, speakers and shards.
-    rejected: one row for each segment that was left out, with the reason.
-    segments: one row for each segment, without audio.
+    """What [`build`] made.
+
+    Args:
+        splits: of each its utterances, hours, speakers and shards.
+        rejected: one row for each segment that was left out, with the reason.
+        segments: one row for each segment, without audio.
+        filter: what judged the transcripts, if anything did.
     """
 
     splits: dict[str, dict]
@@ -152,9 +154,8 @@ def build(
     new = work / "data_set"  # whole before it takes the place of an older one
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
-    order = sorted(kept["split"].unique(), key=lambda split: (not split.startswith("train"), split))
     found = {}
-    for split in order:
+    for split in split_order(kept["split"]):
         some = kept[kept["split"] == split]
         with tqdm(desc=split, total=len(some), unit=" utterances", disable=not show_progress) as bar:
             found[split] = write_shards(_rows(some, parts, bar), new, split, settings.shard_megabytes * 2**20)

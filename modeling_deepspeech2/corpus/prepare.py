@@ -1,12 +1,16 @@
 """Clips with transcripts -> a data set ready for training: sorted parquet shards, statistics of the features, vocabulary.
 
-In comes a folder or manifest that `clips` reads, out goes a folder of parquet shards from the shortest utterance to the
-longest (SortaGrad then reads them in order), a card, and `processor`, a tokenizer and feature extractor for them. What is
-held is a table of the clips, without their audio. What cannot be used is left out and named in left_out.csv.
+Each split goes from the shortest utterance to the longest (SortaGrad then reads them in order). A card and `processor`, a
+tokenizer and feature extractor for the speech, stand beside the shards. What is held is a table of the clips, without their
+audio. What cannot be used is left out and named in left_out.csv.
 """
 
+import contextlib
 import csv
+import errno
 import io
+import json
+import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,17 +24,17 @@ from tqdm.auto import tqdm
 
 from ..audio import AudioError, read_header, read_part, read_waveform
 from ..data.sources import DataError, SpeechData
-from ..errors import UserError
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 from .clips import read_clips
 from .manifests import Clip, ManifestColumns
-from .shards import write_card, write_shards
+from .shards import ShardSettings, is_training, split_order, write_card, write_shards
 
 
 PROCESSOR = "processor"  # folder within the data set
 LEFT_OUT = "left_out.csv"
+MEASURED = "durations.jsonl"
 STATISTICS_UTTERANCES = 2_000
 # With so many speakers (recordings) or more, drawn splits share none of them; with fewer, they share no sentence.
 ENOUGH_SPEAKERS = 20
@@ -38,19 +42,16 @@ CUT_FORMAT = "FLAC"
 RATE = 16_000  # hertz, of what only ffmpeg can read
 
 
-@dataclass
-class PreparationSettings:
-    """Args:
-    validation_share, test_share: of the speech, drawn where the source has no splits of its own.
-    shard_megabytes: size of a shard; training mixes as many as its memory holds.
-    language, numerals, label_unit, word_boundaries, minimum_count, extra_characters: of the vocabulary, see
-        [`DeepSpeech2CTCTokenizer`].
-    tokenizer: instead of one made from the transcripts.
+@dataclass(kw_only=True)
+class PreparationSettings(ShardSettings):
+    """How clips become a data set; splits and shards as of [`ShardSettings`].
+
+    Args:
+        language, numerals, label_unit, word_boundaries, minimum_count, extra_characters: of the vocabulary, see
+            [`DeepSpeech2CTCTokenizer`].
+        tokenizer: instead of one made from the transcripts.
     """
 
-    validation_share: float = 0.05
-    test_share: float = 0.05
-    shard_megabytes: int = 64
     language: str | None = None
     numerals: str = "keep"
     label_unit: str = "character"
@@ -60,13 +61,9 @@ class PreparationSettings:
     tokenizer: DeepSpeech2CTCTokenizer | None = None
 
     def __post_init__(self):
-        for name in ("validation_share", "test_share"):
-            if not 0 <= getattr(self, name) < 0.5:
-                raise UserError(f"{name} must lie in [0, 0.5), but is {getattr(self, name)}.")
-        if self.shard_megabytes < 1:
-            raise UserError(f"shard_megabytes must be at least 1, but is {self.shard_megabytes}.")
+        super().__post_init__()
         if self.tokenizer is None:
-            self.make_tokenizer(["a"])  # finds fault with its settings before any work
+            self.make_tokenizer(["a"])  # validates its settings before any work
 
     def make_tokenizer(self, texts: Iterable[str]) -> DeepSpeech2CTCTokenizer:
         return DeepSpeech2CTCTokenizer.from_texts(
@@ -82,14 +79,16 @@ class PreparationSettings:
 
 @dataclass
 class Prepared:
-    """Args:
-    splits: of each its utterances, hours, speakers and shards.
-    left_out: name and reason of clips that cannot be used.
-    texts: transcripts of all splits.
+    """What [`prepare`] made.
+
+    Args:
+        splits: of each its utterances, hours, speakers and shards.
+        left_out: name and reason of clips that cannot be used.
+        texts: transcripts of all splits.
     """
 
     splits: dict[str, dict]
-    left_out: list[tuple[str, str]]
+    left_out: list[list[str]]
     texts: pandas.Series
     tokenizer: DeepSpeech2CTCTokenizer
 
@@ -102,29 +101,78 @@ def prepare(
     show_progress: bool = True,
     columns: ManifestColumns | None = None,
 ) -> Prepared:
-    """Makes a data set of a folder or manifest.
+    """Makes a data set of a folder or manifest, whole or not at all; one that was stopped goes on when it is called again.
 
     Args:
         source, audio_root, columns: as of [`read_clips`].
-        output: a folder that is new or empty.
+        output: a folder that is new or empty; until the data set is whole, what is done is kept in OUTPUT.parts.
 
     Raises:
-        DataError: a source that cannot be read, nothing to train on, or a folder that holds something already.
+        DataError: a source that cannot be read, nothing to train on, a folder that holds something already, or no space.
     """
-    if output.exists() and any(output.iterdir()):
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"The folder {output} holds something already: choose another, or empty it.")
     clips = pandas.DataFrame(read_clips(source, audio_root, columns), columns=Clip._fields)
     if clips.empty:
         raise DataError(f"{source} names no clip.")
+    work = output.with_name(f"{output.name}.parts")
+    new = work / "data_set"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        _measure_all(clips, work / MEASURED, show_progress)
+        usable, separation = _choose_splits(source, clips, settings)
+        new.mkdir(exist_ok=True)
+        prepared = _write(usable, separation, source, output.name, new, settings, show_progress)
+        prepared.left_out[:0] = clips[clips["reason"] != ""][["name", "reason"]].values.tolist()
+        with open(new / LEFT_OUT, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([["id", "reason"], *prepared.left_out])
+        new.replace(output)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DataError(
+            f"There is no space left for {work}: free some and call the same again, which goes on where it stopped."
+        ) from error
+    shutil.rmtree(work)
+    return prepared
+
+
+def _measure_all(clips: pandas.DataFrame, file: Path, show_progress: bool) -> None:
+    """Fills in seconds and reasons; those that an earlier call has found are taken from a file of JSON lines."""
+    known = {}
+    if file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # the last one may be cut short
+                key, *result = json.loads(line)
+                known[key] = result
+    keys = [_identity(clip) for clip in clips.itertuples(index=False)]
+    new = [number for number, key in enumerate(keys) if key not in known]
     with (
         ThreadPoolExecutor() as threads,
-        tqdm(desc="durations", total=len(clips), unit=" clips", disable=not show_progress) as bar,
+        open(file, "a", encoding="utf-8") as log,
+        tqdm(
+            desc="durations", total=len(clips), initial=len(clips) - len(new), unit=" clips", disable=not show_progress
+        ) as bar,
     ):
-        measured = []
-        for result in threads.map(measure_clip, clips.itertuples(index=False)):
-            measured.append(result)
+        log.write("\n")
+        for number, result in zip(new, threads.map(measure_clip, clips.iloc[new].itertuples(index=False))):
+            known[keys[number]] = result
+            log.write(json.dumps([keys[number], *result]) + "\n")
             bar.update()
-    clips["seconds"], clips["reason"] = zip(*measured)
+    clips["seconds"], clips["reason"] = zip(*(known[key] for key in keys))
+
+
+def _identity(clip) -> str:
+    """Of a clip and of its file as it is now."""
+    stamp = None
+    with contextlib.suppress(OSError, ValueError):
+        status = Path(clip.path).stat()
+        stamp = (status.st_size, status.st_mtime_ns)
+    return blake2b(repr((*clip[: len(Clip._fields)], stamp)).encode(), digest_size=16).hexdigest()
+
+
+def _choose_splits(source: Path, clips: pandas.DataFrame, settings: PreparationSettings) -> tuple[pandas.DataFrame, str]:
+    """The clips that can be used, each with its split, and a sentence on how they were drawn."""
     usable = clips[clips["reason"] == ""].copy()
     if usable.empty:
         raise DataError(f"No clip of {source} can be used; the first says: {clips['reason'].iloc[0]}")
@@ -133,34 +181,64 @@ def prepare(
         usable["split"], unit = draw_splits(usable, settings.validation_share, settings.test_share)
         separation = f" The splits were drawn: they share no {unit}."
     usable["split"] = usable["split"].fillna("train")
-    left_out = clips[clips["reason"] != ""][["name", "reason"]].values.tolist()
-    output.mkdir(parents=True, exist_ok=True)
-    splits = {}
-    order = sorted(usable["split"].unique(), key=lambda split: (not split.startswith("train"), split))
-    training = [split for split in order if split.startswith("train")]
-    if not training:
-        raise DataError(f"The splits of {source} are {', '.join(order)}, but one must be called train.")
-    for split in order:
+    if not any(map(is_training, usable["split"].unique())):
+        names = ", ".join(sorted(usable["split"].unique()))
+        raise DataError(f"The splits of {source} are {names}, but one must be called train.")
+    return usable, separation
+
+
+def _write(
+    usable: pandas.DataFrame,
+    separation: str,
+    source: Path,
+    name: str,
+    folder: Path,
+    settings: PreparationSettings,
+    show_progress: bool,
+) -> Prepared:
+    """Writes shards, card and processor."""
+    splits, left_out = {}, []
+    for split in split_order(usable["split"]):
         some = usable[usable["split"] == split].sort_values("seconds", kind="stable")
-        with tqdm(desc=split, total=len(some), unit=" clips", disable=not show_progress) as bar:
-            rows = _rows(some, left_out, bar)
-            splits[split] = write_shards(rows, output, split, settings.shard_megabytes * 2**20)
-    with open(output / LEFT_OUT, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["id", "reason"], *left_out])
-    texts = usable["text"][usable["split"].isin(training)]
-    tokenizer = settings.tokenizer or settings.make_tokenizer(texts)
+        splits[split], omitted = _write_split(some, split, folder, settings, show_progress)
+        left_out += omitted
+    training = [split for split in splits if is_training(split)]
+    tokenizer = settings.tokenizer or settings.make_tokenizer(usable["text"][usable["split"].isin(training)])
     description = (
         f"Made from `{source.name}`.{separation} In `{PROCESSOR}`: the tokenizer ({len(tokenizer)} symbols) and feature "
         f"extractor."
     )
-    write_card(output, splits, tokenizer.language, description)
-    speech = SpeechData(str(output), training, show_progress=False)
+    write_card(folder, splits, tokenizer.language, description, name=name)
+    speech = SpeechData(str(folder), training, show_progress=False)
     extractor = DeepSpeech2FeatureExtractor()
     stream = speech.waveforms(extractor.sampling_rate, STATISTICS_UTTERANCES)
     total = min(STATISTICS_UTTERANCES, len(speech.index))
     extractor.fit(tqdm(stream, "feature statistics", total, unit=" utterances", disable=not show_progress))
-    DeepSpeech2Processor(extractor, tokenizer).save_pretrained(output / PROCESSOR)
+    DeepSpeech2Processor(extractor, tokenizer).save_pretrained(folder / PROCESSOR)
     return Prepared(splits, left_out, usable["text"], tokenizer)
+
+
+def _write_split(
+    clips: pandas.DataFrame, split: str, folder: Path, settings: PreparationSettings, show_progress: bool
+) -> tuple[dict, list]:
+    """Facts of a split and what was left out of it; one that an earlier call has finished is not written again."""
+    note = folder.parent / f"{split}.json"
+    key = [settings.shard_megabytes, [_identity(clip) for clip in clips.itertuples(index=False)]]
+    if note.exists():
+        done = json.loads(note.read_text(encoding="utf-8"))
+        if done["key"] == key and all((folder / name).exists() for name in done["files"]):
+            return done["facts"], done["left_out"]
+    for old in folder.glob(f"{split}-*"):
+        old.unlink()
+    left_out: list[list[str]] = []
+    with tqdm(desc=split, total=len(clips), unit=" clips", disable=not show_progress) as bar:
+        facts = write_shards(_rows(clips, left_out, bar), folder, split, settings.shard_megabytes * 2**20)
+    files = sorted(file.name for file in folder.glob(f"{split}-*.parquet"))
+    unfinished = note.with_suffix(".new")
+    content = {"key": key, "facts": facts, "left_out": left_out, "files": files}
+    unfinished.write_text(json.dumps(content), encoding="utf-8")
+    unfinished.replace(note)
+    return facts, left_out
 
 
 def measure_clip(clip) -> tuple[float, str]:
@@ -214,7 +292,7 @@ def _rows(clips: pandas.DataFrame, left_out: list, bar: tqdm):
 
 
 def draw_splits(clips: pandas.DataFrame, validation_share: float, test_share: float) -> tuple[np.ndarray, str]:
-    """ "train", "validation" or "test" for each clip, the same in every run, and what they do not share.
+    """The split (train, validation, test) of each clip, the same in every run, and what the splits do not share.
 
     That is speakers, where all are known and there are enough of them; else recordings, where there are enough and clips
     are mostly parts of one; else sentences. Whole speakers (recordings, sentences) are drawn by a hash of their names until

@@ -1,16 +1,19 @@
 """Utterances -> a data set that `run_ctc.py` and the Hub read: parquet shards and a card.
 
-In come rows in the order in which they are to stand, out go shards of about the same size. A shard is written whole or not
-at all; at most one group of rows is held.
+The rows stand in the order in which they come, in shards of about the same size. A shard is written whole or not at all; at
+most one group of rows is held.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 from datasets import Audio, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
+
+from ..errors import UserError
 
 
 FEATURES = Features(
@@ -41,6 +44,40 @@ _TEMPLATE = """---
 Columns: `id`, `audio`, `text`, `speaker_id` (or null), `source` (the file it comes from), `duration` in seconds. Each
 split goes from the shortest utterance to the longest.
 """
+
+
+@dataclass(kw_only=True)
+class ShardSettings:
+    """Splits and shards of a data set.
+
+    Args:
+        validation_share, test_share: of the speech, drawn where the source has no splits of its own.
+        shard_megabytes: size of a shard; training mixes as many as its memory holds.
+
+    Raises:
+        UserError: a share outside [0, 0.5), or shards of no size.
+    """
+
+    validation_share: float = 0.05
+    test_share: float = 0.05
+    shard_megabytes: int = 64
+
+    def __post_init__(self):
+        for name in ("validation_share", "test_share"):
+            if not 0 <= getattr(self, name) < 0.5:
+                raise UserError(f"{name} must lie in [0, 0.5), but is {getattr(self, name)}.")
+        if self.shard_megabytes < 1:
+            raise UserError(f"shard_megabytes must be at least 1, but is {self.shard_megabytes}.")
+
+
+def is_training(split: str) -> bool:
+    """Whether a split, "[configuration/]split", is for training."""
+    return split.rpartition("/")[2].startswith("train")
+
+
+def split_order(names: Iterable[str]) -> list[str]:
+    """Splits for training first."""
+    return sorted(set(names), key=lambda split: (not is_training(split), split))
 
 
 def write_shards(rows: Iterable[dict], folder: Path, split: str, shard_bytes: int) -> dict:

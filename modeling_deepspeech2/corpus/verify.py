@@ -21,6 +21,7 @@ from ..data.sources import DataError, Source, Utterance, as_text, open_source
 from ..errors import UserError
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
+from .shards import is_training
 
 
 ROWS_AT_A_TIME = 32  # that a process measures in one go
@@ -170,10 +171,6 @@ class Verification:
     findings: list[Finding]
     tokenizer: DeepSpeech2CTCTokenizer
     time_stride: int
-
-
-def is_training(split: str) -> bool:
-    return split.rpartition("/")[2].startswith("train")
 
 
 def verify(

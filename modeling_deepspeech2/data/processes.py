@@ -5,9 +5,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 import torch
+
+from .errors import DataError
 
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -23,6 +26,9 @@ def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item], 
     Args:
         function: found by its module and name, for the other processes import it.
         num_processes: how many run it; each computes with one thread.
+
+    Raises:
+        DataError: a process was killed.
     """
     if num_processes <= 1:
         yield from map(function, items)
@@ -38,5 +44,10 @@ def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item], 
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"One of {num_processes} worker processes was killed, most often because the memory was full: use fewer "
+            f"processes. What the others had finished is kept where the command keeps its parts."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)

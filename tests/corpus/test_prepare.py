@@ -1,6 +1,7 @@
 """Folders and manifests of every kind become the same data set, sorted, with its vocabulary and statistics."""
 
 import csv
+import errno
 import json
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from transformers import AutoTokenizer
 
 from modeling_deepspeech2 import DeepSpeech2FeatureExtractor, DeepSpeech2Processor
 from modeling_deepspeech2.cli.main import main
+from modeling_deepspeech2.corpus import prepare as preparing
 from modeling_deepspeech2.corpus.clips import read_clips
-from modeling_deepspeech2.corpus.prepare import PreparationSettings, draw_splits, prepare
+from modeling_deepspeech2.corpus.prepare import PreparationSettings, draw_splits, encode_clip, measure_clip, prepare
 from modeling_deepspeech2.data.sources import DataError, SpeechData, all_splits
 
 
@@ -196,6 +198,65 @@ def test_bad_sources_end_with_one_sentence(tmp_path, capsys):
     (tmp_path / "speech").mkdir()
     (tmp_path / "speech" / "something").write_text("")
     assert "holds something already" in says(audio_folder(tmp_path / "good"))
+
+
+STOPS = ["measure_clip", "encode_clip", "write_shards", "write_card", "DeepSpeech2Processor"]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")], ids=["kill", "disk"]
+)
+@pytest.mark.parametrize("place", STOPS)
+def test_what_was_stopped_is_no_data_set_and_goes_on(place, error, tmp_path, monkeypatch):
+    """A torso looked like a data set. Now the folder is there when it is whole, and the same call goes on."""
+    source, output = audio_folder(tmp_path / "source"), tmp_path / "speech"
+    prepare(source, tmp_path / "expected", NO_DRAW, show_progress=False)
+    calls, original = [], getattr(preparing, place)
+
+    def stop(*arguments, **more):
+        calls.append(1)
+        if len(calls) == (3 if place.endswith("clip") else 1):
+            raise error
+        return original(*arguments, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(preparing, place, stop)
+        expected = KeyboardInterrupt if error is KeyboardInterrupt else DataError
+        if place in ("measure_clip", "encode_clip") and expected is DataError:
+            return  # reading a clip fills no disk
+        with pytest.raises(
+            expected, match="" if expected is KeyboardInterrupt else "no space left .* goes on where it stopped"
+        ):
+            prepare(source, output, NO_DRAW, show_progress=False)
+    assert not output.exists()
+    measured = []
+    monkeypatch.setattr(preparing, "measure_clip", lambda clip: measured.append(clip) or measure_clip(clip))
+    prepared = prepare(source, output, NO_DRAW, show_progress=False)
+    assert len(measured) == (2 if place == "measure_clip" else 0)
+    assert prepared.splits["train"]["utterances"] == 4
+    assert not (tmp_path / "speech.parts").exists()
+    names = [sorted(file.name for file in folder.rglob("*")) for folder in (output, tmp_path / "expected")]
+    assert names[0] == names[1]
+    tables = [
+        pyarrow.parquet.read_table(folder / "train-00000-of-00001.parquet") for folder in (output, tmp_path / "expected")
+    ]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_finished_split_is_not_written_again(tmp_path, monkeypatch):
+    """But one whose clips have changed is."""
+    source, output = audio_folder(tmp_path / "source"), tmp_path / "speech"
+    lines = (source / "metadata.csv").read_text().splitlines()
+    parts = [f"{line},{split}" for line, split in zip(lines, ["split", "train", "train", "test", "test"])]
+    (source / "metadata.csv").write_text("\n".join(parts))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(preparing, "write_card", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        prepare(source, output, NO_DRAW, show_progress=False)
+    soundfile.write(source / "three.wav", tone(3.0, 16_000), 16_000)  # of the split test
+    encoded = []
+    monkeypatch.setattr(preparing, "encode_clip", lambda clip: encoded.append(clip.name) or encode_clip(clip))
+    prepare(source, output, NO_DRAW, show_progress=False)
+    assert sorted(encoded) == ["four.wav", "three.wav"]
 
 
 def test_segments_outside_their_recording_are_left_out(tmp_path):
