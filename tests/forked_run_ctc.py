@@ -10,6 +10,7 @@ import os
 import runpy
 import sys
 import tempfile
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -33,21 +34,36 @@ def _fork_server() -> ForkServerContext:
     return context
 
 
-def _script(arguments: list[str], output: str) -> None:
+def _script(arguments: list[str], output: str, before: Callable[[], object] | None) -> None:
     multiprocessing.set_start_method(None, force=True)  # that of a new interpreter for data workers, too
     file = os.open(output, os.O_WRONLY)
     os.dup2(file, sys.stdout.fileno())
     os.dup2(file, sys.stderr.fileno())
     os.chdir(REPOSITORY)
+    if before is not None:
+        before()
     sys.argv = [str(REPOSITORY / "run_ctc.py"), *arguments]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def run_ctc_in_a_fork(arguments: list[str]) -> tuple[int, str]:
-    """Offline, on one CPU process -> exit status, and what was printed."""
+def start_run_ctc_in_a_fork(
+    arguments: list[str], output: str, before: Callable[[], object] | None = None
+) -> multiprocessing.Process:
+    """Offline, on one CPU process.
+
+    Args:
+        output: the file for all that is printed.
+        before: called in the fork first; a function that can be pickled.
+    """
+    process = _fork_server().Process(target=_script, args=(arguments, output, before))
+    process.start()
+    return process
+
+
+def run_ctc_in_a_fork(arguments: list[str], before: Callable[[], object] | None = None) -> tuple[int, str]:
+    """The same to its end -> exit status, and what was printed."""
     with tempfile.NamedTemporaryFile() as output:
-        process = _fork_server().Process(target=_script, args=(arguments, output.name))
-        process.start()
+        process = start_run_ctc_in_a_fork(arguments, output.name, before)
         process.join(TIMEOUT)
         if process.is_alive():
             process.kill()

@@ -101,7 +101,8 @@ def train(settings: dict, seed: int, more: list[str], measured: set[str], work: 
 def _train(settings: dict, seed: int, more: list[str], measured: set[str], work: Path, core: int) -> dict:
     output = work / f"run-{core}"
     shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    log = output.with_suffix(".log")
     fields = settings | {"seed": seed, "output_dir": str(output)}
     if NOISY in measured:
         fields["test"] = [*fields.get("test", [TEST]), f"{work / 'noisy'}::test"]
@@ -110,12 +111,12 @@ def _train(settings: dict, seed: int, more: list[str], measured: set[str], work:
         arguments += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
     command = [sys.executable, "-c", ON_ONE_CORE, str(core), "run_ctc.py", str(RECIPE), *arguments, *more]
     started = time.perf_counter()
-    with (output / "log.txt").open("w") as log:
-        done = subprocess.run(command, stdout=log, stderr=log, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
+    with log.open("w") as file:
+        done = subprocess.run(command, stdout=file, stderr=file, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
     seconds = time.perf_counter() - started
     if done.returncode:
-        kept = output.with_name(f"failed-{time.time_ns()}.txt")  # the core's next run takes the folder
-        shutil.copyfile(output / "log.txt", kept)
+        kept = output.with_name(f"failed-{time.time_ns()}.txt")  # the core's next run writes over it
+        shutil.copyfile(log, kept)
         raise RunError(f"The run {settings} with seed {seed} failed; {kept} says why.")
     results = json.loads((output / "results.json").read_text())
     results = {NOISY if name.endswith("::test") else name: rates for name, rates in results.items()}

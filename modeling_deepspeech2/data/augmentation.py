@@ -5,7 +5,7 @@ What an utterance becomes depends on the seed, its name and the epoch alone, so 
 
 import io
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import colorednoise
@@ -78,7 +78,7 @@ def noise_recordings(place: str) -> tuple[list[dict], list[str]]:
 @dataclass
 class Augmentation:
     """Args:
-    speed: played faster or slower (and so higher or deeper) by up to this share, such as 0.1; 0 for never.
+    speed_perturbation: played faster or slower (and so higher or deeper) by up to this share, such as 0.1; 0 for never.
     gain: louder or softer by up to so many decibels.
     noise_share: share of the utterances that noise is added to.
     noise: recordings of noise, see [`noise_recordings`]; without any coloured noise is made up.
@@ -89,7 +89,7 @@ class Augmentation:
     seed, epoch: what the randomness starts from.
     """
 
-    speed: float = 0.0
+    speed_perturbation: float = 0.0
     gain: float = 0.0
     noise_share: float = 0.0
     noise: list[dict] = field(default_factory=list)
@@ -99,6 +99,12 @@ class Augmentation:
     seed: int = 0
     epoch: int = 0
 
+    @classmethod
+    def from_arguments(cls, arguments: object, noise: list[dict]) -> "Augmentation":
+        """From settings whose fields are called like these."""
+        own = {field.name for field in fields(cls)} - {"noise", "epoch"}
+        return cls(noise=noise, **{name: getattr(arguments, name) for name in own})
+
     def generator(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, zlib.crc32(name.encode())])
 
@@ -106,8 +112,9 @@ class Augmentation:
         """(samples,) -> (samples / speed,)"""
         if len(waveform) < SHORTEST:
             return waveform
-        if self.speed:
-            waveform = soxr.resample(waveform, generator.uniform(1 - self.speed, 1 + self.speed), 1.0, quality="MQ")
+        if self.speed_perturbation:
+            rate = generator.uniform(1 - self.speed_perturbation, 1 + self.speed_perturbation)
+            waveform = soxr.resample(waveform, rate, 1.0, quality="MQ")
         if self.silence_share and generator.random() < self.silence_share:
             waveform = self._pad(waveform, sampling_rate, generator)
         if self.gain:

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -70,6 +71,18 @@ class Batching:
     sorta_grad: bool = False
     seed: int = 0
     memory: int = 256 * 2**20
+
+    @classmethod
+    def from_arguments(cls, arguments: Any, parts: int) -> "Batching":
+        """From the settings of a run; `shuffle_memory` is in megabytes there."""
+        return cls(
+            batch_size=arguments.per_device_train_batch_size,
+            batch_seconds=arguments.batch_seconds,
+            parts=parts,
+            sorta_grad=arguments.sorta_grad,
+            seed=arguments.seed,
+            memory=arguments.shuffle_memory * 2**20,
+        )
 
     def plan(self, index: DurationIndex, epoch: int) -> EpochPlan:
         """The first epoch sorted, with `sorta_grad`; others read shards in random order, as many as `memory` holds, and draw

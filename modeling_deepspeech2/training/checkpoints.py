@@ -1,93 +1,224 @@
-"""Checkpoints of a run: written whole or not at all, the newest few kept.
+"""What a run keeps to continue from: its start, its checkpoints, and the best model so far.
 
-A checkpoint is a folder `checkpoints/step-00000500` as `Accelerator.save_state` writes it. It is written under another name
-beside the others and renamed when it is whole, so that a run killed at any moment leaves the last one as it was.
+    checkpoints/start           model and processor as the training began
+    checkpoints/step-00000500   weights, optimiser and random states as safetensors, progress and settings as JSON
+    checkpoints/best-00000400   the best model by validation, as `save_pretrained` writes it
+
+Each is written whole or not at all, with the hashes of its files, by which a damaged one is recognised. Nothing is pickled.
 """
 
 import json
-import shutil
-import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
-from safetensors import SafetensorError
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint import state_dict as sharded
 from tqdm.auto import tqdm
 
 from ..errors import UserError
+from .output_folder import damage, free_name, new_folder, on_main_process, remove, replace, seal, written
+from .progress import Progress
 
 
-def save_checkpoint(output: Path, accelerator: Accelerator, progress, keep: int) -> None:
+# Whole tensors, of data-parallel and sharded models alike: to save them, on the CPU of the main process; to load them,
+# everywhere. A parameter that has had no gradient yet has no state in the optimiser.
+_TO_SAVE = sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)
+_ALL_TO_LOAD = sharded.StateDictOptions(full_state_dict=True)
+_TO_LOAD = sharded.StateDictOptions(full_state_dict=True, strict=False)
+_SMALL_FILES = 200_000  # bytes of a checkpoint beside its tensors
+
+
+def folder_of(output: Path, kind: str, step: int | None = None) -> Path:
+    """checkpoints/start, checkpoints/step-… or checkpoints/best-…"""
+    return output / "checkpoints" / (kind if step is None else f"{kind}-{step:08d}")
+
+
+def save_checkpoint(
+    output: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    settings: dict[str, Any],
+    accelerator: Accelerator,
+    keep: int,
+) -> None:
     """Writes where the run stands, and removes all but the newest `keep` checkpoints; all processes call it.
 
     A write that fails, on a full disk say, is reported and leaves the older checkpoints alone; training goes on.
     """
     if progress.saved_step == progress.step:
-        return  # the end of an epoch, right after a regular checkpoint
-    progress.saved_step = progress.step
-    folder = output / "checkpoints" / f"step-{progress.step:08d}"
-    new = folder.with_name("new")
-    if accelerator.is_main_process:
-        shutil.rmtree(new, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    problems = []
-    try:
-        accelerator.save_state(new)
+        return
+    before, progress.saved_step = progress.saved_step, progress.step
+    weights = sharded.get_model_state_dict(model, options=_TO_SAVE)
+    moments = _moments(sharded.get_optimizer_state_dict(model, optimizer, options=_TO_SAVE))
+    needed = _SMALL_FILES + sum(tensor.nbytes for state in (weights, moments) for tensor in state.values())
+    place = folder_of(output, "step", progress.step)
+    new = place.with_name("step.new")
+    problems: list[str] = []
+
+    def attempt(action: Callable[[], None]) -> None:
+        if not problems:
+            try:
+                with written(place, needed):
+                    action()
+            except UserError as error:
+                problems.append(str(error))
+
+    def write() -> None:
         if accelerator.is_main_process:
-            facts = {name: getattr(progress, name) for name in ("step", "epoch_step", "parts", "plan")}
-            (new / "progress.json").write_text(json.dumps(facts))
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own words for a full disk
-        problems = [str(error)]
+            save_file(weights, new / "model.safetensors")
+            save_file(moments, new / "optimizer.safetensors")
+            scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+            state = {"progress": progress.state(), "settings": settings, "scaler": scaler}
+            (new / "state.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+        save_file(_random_states(accelerator), new / f"random-{accelerator.process_index}.safetensors")
+
+    def put() -> None:
+        seal(new)
+        replace(new, place)
+        _prune(output, progress, keep)
+
+    if accelerator.is_main_process:
+        attempt(lambda: _begin(new))
+    accelerator.wait_for_everyone()
+    attempt(write)
     problems = gather_object(problems)
     if accelerator.is_main_process:
-        try:
-            if not problems:
-                new.rename(folder)
-                for old in _checkpoints(output)[:-keep]:
-                    shutil.rmtree(old, ignore_errors=True)
-        except OSError as error:
-            problems = [str(error)]
+        attempt(put)
         if problems:
-            shutil.rmtree(new, ignore_errors=True)
-            tqdm.write(f"step {progress.step}: no checkpoint could be written, the older ones stay: {problems[0]}")
+            progress.saved_step = before
+            remove(new)
+            tqdm.write(f"step {progress.step}: no checkpoint, the older ones stay: {problems[0]}")
     accelerator.wait_for_everyone()
+
+
+def load_checkpoint(
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> None:
+    """Weights, optimiser and random states as they were; all processes call it, after `last_checkpoint` has looked."""
+    # The settings of the optimiser stay those of today; what it has gathered comes back.
+    state = sharded.get_optimizer_state_dict(model, optimizer, options=_TO_LOAD)
+    moments: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(folder / "optimizer.safetensors").items():
+        parameter, _, name = key.rpartition(".")
+        moments.setdefault(parameter, {})[name] = tensor
+    sharded.set_optimizer_state_dict(model, optimizer, {**state, "state": moments}, options=_TO_LOAD)
+    sharded.set_model_state_dict(model, load_file(folder / "model.safetensors"), options=_ALL_TO_LOAD)
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(read_state(folder)["scaler"] or {})
+    file = folder / f"random-{accelerator.process_index}.safetensors"
+    if file.exists():  # else there are more processes than before, and this one keeps its own
+        states = load_file(file)
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states and accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"])
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Progress and settings of a checkpoint."""
+    return json.loads((folder / "state.json").read_text(encoding="utf-8"))
 
 
 def last_checkpoint(output: Path) -> Path | None:
-    """The newest checkpoint of a run."""
-    return next(reversed(_checkpoints(output)), None)
+    """The newest whole checkpoint of a run, whose best model and start are whole, too; damaged ones are named.
+
+    Raises:
+        UserError: there are checkpoints, and all of them are damaged.
+    """
+    found = checkpoints(output)
+    for folder in reversed(found):
+        problem = _damage(output, folder)
+        if problem is None:
+            return folder
+        print(f"The checkpoint {folder} is damaged: {problem}.")
+    if found:
+        raise UserError(f"No checkpoint in {output / 'checkpoints'} is whole: start anew, without --resume.")
+    return None
+
+
+def _damage(output: Path, folder: Path) -> str | None:
+    problem = damage(folder)
+    if problem is None:
+        needed = [folder_of(output, "start"), *_best_of(output, read_state(folder)["progress"])]
+        problem = next((f"{part}: {text}" for part in needed if (text := damage(part)) is not None), None)
+    return problem
+
+
+def forget_later(output: Path, checkpoint: Path) -> None:
+    """Removes the checkpoints after the one that a run continues from: they are damaged, and would be kept as the newest."""
+    for folder in checkpoints(output):
+        if folder.name > checkpoint.name:
+            remove(folder)
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """From old to new."""
+    return sorted(path for path in (output / "checkpoints").glob("step-*") if path.name[5:].isdecimal())
+
+
+def save_best(output: Path, model: Any, weights: dict[str, torch.Tensor], step: int, accelerator: Accelerator) -> bool:
+    """Keeps the best model so far; gives whether it could be written. All processes call it."""
+
+    def write() -> None:
+        needed = _SMALL_FILES + sum(tensor.nbytes for tensor in weights.values())
+        with new_folder(folder_of(output, "best", step), needed) as new:
+            model.save_pretrained(new, state_dict=weights)
+
+    try:
+        on_main_process(accelerator, write)
+    except UserError as error:
+        if accelerator.is_main_process:
+            tqdm.write(f"step {step}: the best model before this one stays: {error}")
+        return False
+    return True
 
 
 def set_aside(output: Path) -> Path | None:
-    """Moves the checkpoints of an earlier run out of the way of a new one; tells where they are now."""
-    checkpoints, aside = output / "checkpoints", output / "checkpoints.before"
-    if last_checkpoint(output) is None:
+    """Moves the checkpoints of an earlier run out of the way of a new one; gives their new place."""
+    place = output / "checkpoints"
+    if not any(place.glob("step-*")) and not any(place.glob("best-*")):
         return None
-    shutil.rmtree(aside, ignore_errors=True)
-    checkpoints.rename(aside)
-    return aside
+    return place.rename(free_name(place))
 
 
-def check_shared(output: Path, accelerator: Accelerator) -> None:
-    """All processes must see one folder: the checkpoints of each lie in it.
-
-    Raises:
-        UserError: some process, on another machine, does not see what the first one writes.
-    """
-    token = [uuid.uuid4().hex]
-    broadcast_object_list(token)
-    file = output / f".{token[0]}"
-    if accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    accelerator.wait_for_everyone()
-    blind = gather_object([] if file.exists() else [accelerator.process_index])
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        file.unlink()
-    if blind:
-        raise UserError(f"The processes {blind} do not see {output}: all machines must share output_dir.")
+def _begin(new: Path) -> None:
+    remove(new)
+    new.mkdir(parents=True)
 
 
-def _checkpoints(output: Path) -> list[Path]:
-    return sorted((output / "checkpoints").glob("step-*"))
+def _prune(output: Path, progress: Progress, keep: int) -> None:
+    """Removes older checkpoints, and best models that no checkpoint names."""
+    *older, _ = checkpoints(output)
+    kept = older[len(older) + 1 - keep :] if keep > 1 else []
+    for folder in older:
+        if folder not in kept:
+            remove(folder)
+    named = _best_of(output, progress.state())
+    for folder in kept:
+        with suppress(OSError, ValueError, KeyError):  # of a damaged one
+            named += _best_of(output, read_state(folder)["progress"])
+    for folder in (output / "checkpoints").glob("best-*"):
+        if folder.name[5:].isdecimal() and folder not in named:
+            remove(folder)
+
+
+def _best_of(output: Path, progress: dict[str, Any]) -> list[Path]:
+    return [] if progress["best_step"] is None else [folder_of(output, "best", progress["best_step"])]
+
+
+def _moments(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The state of an optimiser as flat tensors, parameter.name; none where another process has it."""
+    return {
+        f"{parameter}.{name}": tensor for parameter, own in state.get("state", {}).items() for name, tensor in own.items()
+    }
+
+
+def _random_states(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """torch's, for dropout; all else that is random draws from generators of its own."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if accelerator.device.type == "cuda" else {})

@@ -1,14 +1,15 @@
-"""The model card: what was trained on what, by which command, how well it reads, and the training curve as a picture."""
+"""The model card: what was trained on what, by which run, its error rates, and the training curve as a picture."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
-import matplotlib
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from matplotlib.figure import Figure
 
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from huggingface_hub import EvalResult, ModelCard, ModelCardData  # noqa: E402
+from .evaluation import Evaluation
+from .run_record import portable
 
 
 CURVE = "training_curve.png"
@@ -53,27 +54,39 @@ error rate.
 Left out of training: {left_out}.
 Characters outside the alphabet, dropped from the transcripts: {unknown}.
 
+## Run
+
+{run}
+
+<details><summary>All settings, the recipe and the data's fingerprints (run.json)</summary>
+
+```json
+{record}
+```
+
+</details>
+
 ## Network
 
 {network}
 """
 
 
-def draw_curve(history: list[dict], file: Path) -> None:
+def draw_curve(losses: list[dict], validations: list[dict], file: Path) -> None:
     """Training loss over steps, and the validation error rates in the same picture."""
-    figure, loss_axis = plt.subplots(figsize=(7, 4))
-    losses = [(row["step"], row["loss"]) for row in history if "loss" in row]
-    loss_axis.plot(*zip(*losses) if losses else ([], []), color="tab:blue", label="training loss")
+    figure = Figure(figsize=(7, 4))
+    loss_axis = figure.subplots()
+    points = [(row["step"], row["loss"]) for row in losses]
+    loss_axis.plot(*zip(*points) if points else ([], []), color="tab:blue", label="training loss")
     loss_axis.set(xlabel="step", ylabel="CTC loss a character", ylim=(0, None))
     rate_axis = loss_axis.twinx()
     for name, color in (("wer", "tab:orange"), ("cer", "tab:green")):
-        points = [(row["step"], 100 * row[name]) for row in history if name in row]
+        points = [(row["step"], 100 * row[name]) for row in validations]
         rate_axis.plot(*zip(*points) if points else ([], []), "o-", ms=3, color=color, label=f"validation {name.upper()}")
     rate_axis.set(ylabel="error rate, %", ylim=(0, 105))
     figure.legend(loc="upper right", bbox_to_anchor=(0.88, 0.88))
     figure.tight_layout()
     figure.savefig(file, dpi=120)
-    plt.close(figure)
 
 
 def write_model_card(
@@ -81,9 +94,10 @@ def write_model_card(
     model_id: str,
     language: str | None,
     dataset: str,
-    results: dict,
-    facts: dict,
-    settings: dict,
+    results: dict[str, Evaluation],
+    facts: dict[str, Any],
+    settings: dict[str, Any],
+    record: dict[str, Any],
 ) -> None:
     """Writes README.md.
 
@@ -92,6 +106,7 @@ def write_model_card(
         facts: the template's other fields: command, hours, utterances, parameters, minutes, device, start, note,
             left_out, unknown.
         settings: the network's fields, for the last table.
+        record: the run's, see `run_record`; paths of this machine are left out.
     """
     # A card travels; a path of this machine means nothing elsewhere, so that only the data set's own name stays.
     dataset = dataset if "/" in dataset and not Path(dataset).exists() else Path(dataset).name
@@ -134,6 +149,25 @@ def write_model_card(
         results="\n".join(rows) or "| not measured | | | | |",
         network="\n".join(network),
         curve=CURVE,
+        run=_run_table(portable(record)),
+        record=json.dumps(portable(record), indent=1, ensure_ascii=False),
         **facts,
     )
     ModelCard(card, ignore_metadata_errors=True).save(folder / "README.md")
+
+
+def _run_table(record: dict[str, Any]) -> str:
+    hardware, commit = record["hardware"], record["commit"]
+    rows = {
+        "software": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+        "commit": f"`{commit['id']}`" + (", with changes" if commit["dirty"] else "") if commit else "not from a clone",
+        "hardware": f"{hardware['processes']} × {hardware['device']} ({hardware['name']}), threads: {hardware['threads']}",
+        "precision": f"{hardware['mixed_precision']} mixed, float32 products {hardware['float32_precision']}",
+        "started, ended": f"{record['started']}, {record['ended']}",
+    }
+    for use, data in record["data"].items():
+        rows[use] = f"{data['utterances']:,} utterances, {data['hours']:.2f} h, fingerprint `{data['fingerprint']}`"
+    for again in record["resumed"]:
+        changed = ", ".join(f"{name}: {before} → {after}" for name, (before, after) in again["changed"].items())
+        rows[f"resumed at step {again['step']}"] = changed or "nothing changed"
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])

@@ -27,7 +27,15 @@ MODEL_FILES = (
     "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "decoder_config.json", "language_model.safetensors",
     "language_model.arpa*",
 )  # fmt: skip
-CARD_FILES = ("README.md", "LICENSE*", "results.json", "training_curve.png", "decoder_tuning.json", "decoder_tuning.png")
+CARD_FILES = (
+    "README.md",
+    "LICENSE*",
+    "results.json",
+    "run.json",
+    "training_curve.png",
+    "decoder_tuning.json",
+    "decoder_tuning.png",
+)
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 

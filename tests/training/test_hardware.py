@@ -4,6 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from modeling_deepspeech2.data.processes import available_cores
+from modeling_deepspeech2.training.hardware import set_threads
 
 
 FAULTS = """
@@ -30,3 +34,30 @@ def test_freed_memory_is_used_again():
     if faults("give back") < 32:
         pytest.skip("this C library keeps large blocks by itself")
     assert faults("keep") < 32
+
+
+@pytest.mark.parametrize(
+    "environment, workers, expected",
+    [
+        ({}, 0, "all"),
+        ({}, 1_000, 1),
+        ({"LOCAL_WORLD_SIZE": "1000"}, 0, 1),
+        ({"OMP_NUM_THREADS": "3"}, 0, 7),
+        ({"OMP_NUM_THREADS": "1"}, 0, 7),
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, 0, "all"),
+        ({"OMP_NUM_THREADS": "3", "ACCELERATE_MIXED_PRECISION": "no"}, 0, 7),
+    ],
+)
+def test_threads_are_those_that_were_asked_for_or_a_share_of_the_cores(environment, workers, expected, monkeypatch):
+    """7: left alone, as torch has read OMP_NUM_THREADS itself. `accelerate launch` sets it to 1 where nobody has."""
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(7)
+        set_threads(workers)
+        assert torch.get_num_threads() == (available_cores() if expected == "all" else expected)
+    finally:
+        torch.set_num_threads(before)

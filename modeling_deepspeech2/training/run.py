@@ -1,0 +1,105 @@
+"""A training with all that it needs: what `run_ctc.py` hands from function to function."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from filelock import FileLock
+
+from ..data.augmentation import Augmentation
+from ..data.batching import Batching
+from ..data.sources import SpeechData
+from ..modeling_deepspeech2 import DeepSpeech2ForCTC
+from ..processing_deepspeech2 import DeepSpeech2Processor
+from .arguments import Settings
+from .interruption import Interruption
+from .model_parallel import PAIR
+from .progress import Omissions, Progress
+
+
+@dataclass
+class Run:
+    """Made by [`prepare`], once everything has been checked that the run will need to its end."""
+
+    settings: Settings
+    accelerator: Accelerator
+    interruption: Interruption
+    lock: FileLock | None  # of the output folder, on the main process
+    model: DeepSpeech2ForCTC
+    processor: DeepSpeech2Processor
+    train_data: SpeechData
+    validation: SpeechData
+    tests: dict[str, SpeechData]
+    batching: Batching
+    augmentation: Augmentation
+    progress: Progress
+    checkpoint: Path | None  # to continue from
+    record: dict[str, Any]  # see `run_record`
+    omissions: Omissions = field(default_factory=Omissions)
+
+    def __str__(self) -> str:
+        """What it will do, for people."""
+        arguments, index, accelerator = self.settings.run, self.train_data.index, self.accelerator
+        first, later = (self.batching.plan(index, epoch) for epoch in (0, 1))
+        text = (
+            f"{len(index):,} utterances, {index.hours:.2f} h; {self.model.num_parameters():,} parameters; "
+            f"{arguments.num_train_epochs} epochs of {later.steps} steps on "
+            f"{accelerator.num_processes} × {accelerator.device}"
+        )
+        windows, loaders = len(first.window_ends), self.readers * max(1, arguments.dataloader_num_workers)
+        if windows > 1 and arguments.sorta_grad:
+            text += (
+                f"\nThe first epoch, from short to long, reads the data {windows} times, because {arguments.shuffle_memory} "
+                f"MB of it are held (shuffle_memory); each of {loaders} reading processes does so."
+            )
+        return text
+
+    @property
+    def output(self) -> Path:
+        return Path(self.settings.run.output_dir)
+
+    @property
+    def readers(self) -> int:
+        """Processes that read different batches: a pair that shares a model out reads the same."""
+        return self.accelerator.num_processes // copies(self.settings)
+
+    @property
+    def reader(self) -> int:
+        """Which of them this process is."""
+        return self.accelerator.process_index // copies(self.settings)
+
+    @property
+    def total_steps(self) -> int:
+        first, later = (self.batching.plan(self.train_data.index, epoch).steps for epoch in (0, 1))
+        steps = first + later * (self.settings.run.num_train_epochs - 1)
+        return min(steps, self.settings.run.max_steps or steps)
+
+    @property
+    def is_over(self) -> bool:
+        arguments, progress = self.settings.run, self.progress
+        has_stalled = bool(arguments.patience) and progress.stale >= arguments.patience
+        last_step = arguments.max_steps or math.inf
+        return has_stalled or progress.epoch >= arguments.num_train_epochs or progress.step >= last_step
+
+    @property
+    def must_stop(self) -> bool:
+        """A signal has been received; among several processes, once all know it."""
+        stop = self.interruption
+        return stop.is_agreed if self.accelerator.num_processes > 1 else stop.number > 0
+
+    @property
+    def validation_is_due(self) -> bool:
+        """After this step, which was not measured yet."""
+        arguments, progress = self.settings.run, self.progress
+        if progress.step == 0 or (progress.validations and progress.validations[-1]["step"] == progress.step):
+            return False
+        if self.is_over or arguments.eval_steps:
+            return self.is_over or progress.step % arguments.eval_steps == 0
+        return progress.epoch_step == 0 and progress.epoch % arguments.eval_epochs == 0
+
+
+def copies(settings: Settings) -> int:
+    """Processes that share a model out, and so read the same batches."""
+    return PAIR if settings.run.model_parallel else 1

@@ -1,0 +1,230 @@
+"""Whatever ends a run, nothing that was whole is lost, and `--resume` ends with the same weights (law 4)."""
+
+import errno
+import functools
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from forked_run_ctc import run_ctc_in_a_fork
+from safetensors.numpy import load_file
+from test_run_ctc import write_shard
+
+import run_ctc
+from modeling_deepspeech2.errors import UserError
+from modeling_deepspeech2.training.checkpoints import checkpoints
+from modeling_deepspeech2.training.output_folder import LOCK, MARKER, written
+
+
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+SETTINGS = (
+    "--dataset=demo/speech --train english/train[:1%] --validation english/validation[:3%] --test english/test[:3%] "
+    "--conv_channels 2 --conv_kernel_sizes 11x5 --conv_strides 8x3 --num_hidden_layers 1 --hidden_size 4 "
+    "--hidden_dropout=0.3 --per_device_train_batch_size=8 --max_steps=2 --eval_steps=1 --save_steps=1 --save_total_limit=1 "
+    "--learning_rate=0.01 --report_to=none"
+)
+
+
+def run(output: Path, *arguments: str, before: Callable[[], None] | None = None) -> tuple[int, str]:
+    status, printed = run_ctc_in_a_fork([*SETTINGS.split(), f"--output_dir={output}", *arguments], before)
+    assert "Traceback" not in printed, printed
+    return status, printed
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in load_file(folder / "model.safetensors").items()}
+
+
+def changed_path(event: str, arguments: tuple) -> Path | None:
+    """What an operation of the file system is about to change."""
+    if event == "open" and isinstance(arguments[0], (str, os.PathLike)) and (arguments[2] or 0) & WRITING:
+        return Path(arguments[0])
+    if event in CHANGES:
+        path, folder = Path(os.fsdecode(arguments[0])), arguments[-1]
+        in_folder = event in ("os.remove", "os.rmdir") and isinstance(folder, int) and folder >= 0
+        return Path(os.readlink(f"/proc/self/fd/{folder}")) / path if in_folder else path
+    return None
+
+
+def copy_before_each_change(output: Path, copies: Path) -> None:
+    """From now on: what a kill right then would leave on the disk."""
+    seen, is_copying = set(), False
+
+    def look(event: str, arguments: tuple) -> None:
+        nonlocal is_copying
+        if is_copying or event != "open" and event not in CHANGES:
+            return
+        is_copying = True
+        path = changed_path(event, arguments)
+        if path is not None and path.is_relative_to(output):
+            in_part = next((folder for folder in path.parents if folder.suffix == ".new" or folder.name[:4] == "old."), path)
+            point = (event, str(in_part))  # a folder that is being written or removed is as good as not there
+            if point not in seen and output.exists():
+                shutil.copytree(output, copies / f"{len(seen):03d}")
+                (copies / f"{len(seen):03d}.txt").write_text(" ".join(point))
+            seen.add(point)
+        is_copying = False
+
+    sys.addaudithook(look)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing has interrupted, with what it had on the disk before each change."""
+    folder = tmp_path_factory.mktemp("whole")
+    status, printed = run(
+        folder / "run", before=functools.partial(copy_before_each_change, folder / "run", folder / "killed")
+    )
+    assert status == 0, printed
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_before_any_write_rename_or_remove_it_ends_with_the_same_weights(whole):
+    killed = sorted(path for path in (whole / "killed").iterdir() if path.is_dir())
+    assert len(killed) > 25
+    for output in killed:
+        point = output.with_suffix(".txt").read_text()
+        status, printed = run(output, *(["--resume"] if (output / MARKER).exists() else []))
+        assert status == 0, f"{point}\n{printed}"
+        assert weights(output) == weights(whole / "run"), point
+        assert not any(path.suffix == ".new" or path.name.startswith("old.") for path in output.rglob("*")), point
+
+
+def send_after_first_step(number: int) -> None:
+    """A signal to this process within its first step."""
+    step = torch.optim.AdamW.step
+
+    def send_and_step(*arguments: object, **options: object) -> object:
+        os.kill(os.getpid(), number)
+        torch.optim.AdamW.step = step
+        return step(*arguments, **options)
+
+    torch.optim.AdamW.step = send_and_step
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_once_and_says_how_to_continue(whole, tmp_path, number, status):
+    """Also with the last regular checkpoint far behind; the launcher sees that a signal was the reason."""
+    rare = ["--save_steps=100", "--eval_steps=100", "--max_steps=2"]
+    found, printed = run(tmp_path / "run", *rare, before=functools.partial(send_after_first_step, number))
+    assert found == status, printed
+    assert "continue with: accelerate launch run_ctc.py" in printed and "--resume" in printed
+    assert [folder.name for folder in checkpoints(tmp_path / "run")] == ["step-00000001"]
+    assert run(tmp_path / "run", *rare, "--resume")[0] == 0
+    newest = checkpoints(tmp_path / "run")[-1]
+    assert weights(newest) == weights(checkpoints(whole / "run")[-1])
+
+
+def fill_the_disk(folder: str) -> None:
+    """The first file that is begun in a folder of this name finds no room."""
+    is_full = False
+
+    def look(event: str, arguments: tuple) -> None:
+        nonlocal is_full
+        path = changed_path(event, arguments) if event == "open" else None
+        if path is not None and path.parent.name.startswith(folder) and not is_full:
+            is_full = True
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    sys.addaudithook(look)
+
+
+@pytest.mark.parametrize("part", ["start.new", "step.new", "best-", "files.new"])
+def test_a_full_disk_costs_nothing_that_was_whole(whole, tmp_path, part):
+    """A checkpoint or best model is left out and named; start and end stop with a sentence, and go on with --resume."""
+    output = tmp_path / "run"
+    if part == "files.new":  # a finished model is there already
+        shutil.copytree(whole / "run", output)
+        (output / "model.safetensors").write_bytes(b"the model of before")
+    options = ["--resume"] if part == "files.new" else []
+    status, printed = run(output, *options, before=functools.partial(fill_the_disk, part))
+    assert "could not be written: No space left on device; it takes" in printed and " MB" in printed
+    assert status == (1 if part in ("start.new", "files.new") else 0)
+    if part == "files.new":
+        assert (output / "model.safetensors").read_bytes() == b"the model of before"
+    assert not list(output.rglob("*.new"))
+    assert run(output, "--resume")[0] == 0
+    if part != "best-":  # else the best one may be another
+        assert weights(output) == weights(whole / "run")
+
+
+def test_the_sentence_says_how_much_room_is_missing(tmp_path):
+    sentence = r"could not be written: .*; it takes 1000000000000.0 MB, and [\d.]+ MB are missing"
+    with pytest.raises(UserError, match=sentence), written(tmp_path / "model", 10**18):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_taken(whole, tmp_path):
+    """Each file of the newest: changed, cut short, gone."""
+    kept_two = tmp_path / "two"
+    assert run(kept_two, "--save_total_limit=2")[0] == 0
+    newest = checkpoints(kept_two)[-1].name
+    damages = [
+        ("model.safetensors", lambda file: file.write_bytes(file.read_bytes()[:-1] + b"x")),
+        ("state.json", lambda file: file.write_text("")),
+        ("random-0.safetensors", Path.unlink),
+    ]
+    for number, (name, spoil) in enumerate(damages):
+        output = shutil.copytree(kept_two, tmp_path / str(number))
+        spoil(output / "checkpoints" / newest / name)
+        status, printed = run(output, "--save_total_limit=2", "--resume")
+        assert status == 0 and f"{newest} is damaged: {name}" in printed
+        assert weights(output) == weights(whole / "run")
+    shutil.rmtree(kept_two / "checkpoints" / "step-00000001")
+    (kept_two / "checkpoints" / newest / "state.json").unlink()
+    status, printed = run(kept_two, "--resume")
+    assert status == 1 and "is whole: start anew" in printed
+
+
+def test_nothing_in_a_checkpoint_is_pickled(whole):
+    files = [path for path in (whole / "run" / "checkpoints").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".py"}
+
+
+def test_a_changed_setting_is_applied_or_refused_by_name(whole, tmp_path):
+    """What is not named stays as it was begun; the record keeps what changed, and when."""
+    output = shutil.copytree(whole / "run", tmp_path / "run")
+    status, printed = run(output, "--resume", "--learning_rate=0.001", "--max_steps=3")
+    assert status == 0 and "learning_rate: 0.01 until step 2, 0.001 from there on." in printed
+    record = json.loads((output / "run.json").read_text())
+    assert record["resumed"][-1]["changed"] == {"learning_rate": [0.01, 0.001], "max_steps": [2, 3]}
+    assert record["settings"]["learning_rate"] == 0.001
+    for refused in ("--optim=sgd", "--hidden_size=5", "--validation=english/test"):
+        status, printed = run(output, "--resume", refused)
+        assert status == 1 and f"{refused[2:].partition('=')[0]}: this run was begun with" in printed
+
+
+def test_two_runs_do_not_share_a_folder(whole, tmp_path):
+    output = shutil.copytree(whole / "run", tmp_path / "run")
+    with FileLock(output / LOCK):
+        status, printed = run(output)
+    assert status == 1 and "Another run is writing to" in printed
+    assert weights(output) == weights(whole / "run")
+
+
+@pytest.mark.parametrize("output", [".", "..", "", "docs", "README.md"])
+def test_a_folder_that_holds_other_things_is_left_alone(output, monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with pytest.raises(SystemExit) as stop:
+        run_ctc.main([*SETTINGS.split(), f"--output_dir={output}"])
+    assert "output_dir: " in f"{stop.value}{capsys.readouterr().err}"
+    assert not Path(output, MARKER).exists()
+
+
+def test_what_the_end_needs_is_checked_at_the_beginning(tmp_path):
+    """A test split without one usable utterance, and a name that the Hub refuses: before any training."""
+    write_shard(tmp_path / "speech" / "test-00000-of-00001.parquet", [("bad", b"this is not audio", "one")])
+    status, printed = run(tmp_path / "one", "--test", f"{tmp_path / 'speech'}::test")
+    assert status == 1 and "no utterance could be used" in printed and "training:" not in printed
+    for name in ("not/a/name", "me/model"):  # the second: no token, or no network here
+        status, printed = run(tmp_path / "two", "--push_to_hub", f"--hub_model_id={name}")
+        assert status == 1 and "Hub" in printed and "training:" not in printed

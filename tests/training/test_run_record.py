@@ -1,0 +1,44 @@
+"""The record of a run names what made the model, and nothing of the machine's paths and people."""
+
+import getpass
+import socket
+from pathlib import Path
+
+import pytest
+
+from modeling_deepspeech2.training import run_record
+from modeling_deepspeech2.training.hardware import processor_name
+from modeling_deepspeech2.training.run_record import commit, portable, versions
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("{here}/runs/english", "runs/english"),
+        ("/home/somebody/data/speech-en", "data/speech-en"),
+        ("--dataset=/home/somebody/data/speech-en --train a/train", "--dataset=data/speech-en --train a/train"),
+        ("'/mnt/disk/clean speech::train*0.5'", "'disk/clean speech::train*0.5'"),
+        ("/data", "data"),
+        ("~/speech/english", "speech/english"),
+        ("../shared/data/speech-en", "../shared/data/speech-en"),
+        ("openslr/librispeech_asr https://hub.example/me/model", "openslr/librispeech_asr https://hub.example/me/model"),
+        ("the model `/home/somebody/runs/first`", "the model `runs/first`"),
+    ],
+)
+def test_paths_of_this_machine_are_shortened(text, expected):
+    assert portable({"a": [text.format(here=Path.cwd())]}) == {"a": [expected]}
+
+
+def test_users_and_hosts_are_not_named(monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: "somebody")
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu-17")
+    assert portable("../somebody/speech on gpu-17, somebody-else") == "../…/speech on …, somebody-else"
+
+
+def test_versions_commit_and_processor(monkeypatch, tmp_path):
+    assert set(versions()) == {"python", "torch", "transformers", "datasets", "accelerate", "modeling_deepspeech2"}
+    assert processor_name()
+    found = commit()
+    assert found is None or (len(found["id"]) == 40 and isinstance(found["dirty"], bool))
+    monkeypatch.setattr(run_record, "_REPOSITORY", tmp_path)
+    assert commit() is None
