@@ -107,7 +107,8 @@ def load_checkpoint(
     for key, tensor in load_file(folder / "optimizer.safetensors").items():
         parameter, _, name = key.rpartition(".")
         moments.setdefault(parameter, {})[name] = tensor
-    sharded.set_optimizer_state_dict(model, optimizer, {**state, "state": moments}, options=_TO_LOAD)
+    whole: dict[str, Any] = {**state, "state": moments}
+    sharded.set_optimizer_state_dict(model, optimizer, whole, options=_TO_LOAD)
     sharded.set_model_state_dict(model, load_file(folder / "model.safetensors"), options=_ALL_TO_LOAD)
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(read_state(folder)["scaler"] or {})
