@@ -355,6 +355,8 @@ def test_several_data_sets_with_weights(dataset, tmp_path):
         )
     )
     assert "20 utterances" in printed
+    for file in ("README.md", "run.json"):
+        assert str(dataset.parent) not in (tmp_path / file).read_text(), "a path of this machine"
 
 
 def test_audio_folder_and_the_papers_optimiser(rows, tmp_path):

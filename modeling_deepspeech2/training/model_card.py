@@ -115,7 +115,7 @@ def write_model_card(
             task_type="automatic-speech-recognition",
             dataset_type=dataset,
             dataset_name=dataset,
-            dataset_split=split,
+            dataset_split=portable(split),
             metric_type=metric,
             metric_name=metric.upper(),
             metric_value=round(100 * getattr(evaluation, metric), 2),
@@ -137,7 +137,7 @@ def write_model_card(
         eval_results=metrics or None,
     )
     rows = [
-        f"| {split} | {len(e.references):,} | {e.seconds / 3600:.2f} | {e.wer:.2%} | {e.cer:.2%} |"
+        f"| {portable(split)} | {len(e.references):,} | {e.seconds / 3600:.2f} | {e.wer:.2%} | {e.cer:.2%} |"
         for split, e in results.items()
     ]
     network = ["| field | value |", "| --- | --- |"] + [f"| `{name}` | `{value}` |" for name, value in settings.items()]

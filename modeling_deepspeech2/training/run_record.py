@@ -121,7 +121,7 @@ def portable(value: Any) -> Any:
     A path below the working folder becomes relative, of any other the last parts stay.
     """
     if isinstance(value, dict):
-        return {name: portable(item) for name, item in value.items()}
+        return {portable(name): portable(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [portable(item) for item in value]
     return _without_places(value) if isinstance(value, str) else value

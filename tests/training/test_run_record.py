@@ -26,7 +26,8 @@ from modeling_deepspeech2.training.run_record import commit, portable, versions
     ],
 )
 def test_paths_of_this_machine_are_shortened(text, expected):
-    assert portable({"a": [text.format(here=Path.cwd())]}) == {"a": [expected]}
+    full = text.format(here=Path.cwd())
+    assert portable({full: [full]}) == {expected: [expected]}
 
 
 def test_users_and_hosts_are_not_named(monkeypatch):
