@@ -36,11 +36,11 @@ def test_noise_is_as_loud_as_asked(decibels):
 
 
 SETTINGS = {
-    "speed": {"speed": 0.1},
+    "speed": {"speed_perturbation": 0.1},
     "gain": {"gain": 10.0},
     "noise": {"noise_share": 1.0},
     "codec": {"codec_share": 1.0},
-    "everything": {"speed": 0.1, "gain": 10.0, "noise_share": 0.5, "codec_share": 0.5},
+    "everything": {"speed_perturbation": 0.1, "gain": 10.0, "noise_share": 0.5, "codec_share": 0.5},
 }
 
 
