@@ -1,11 +1,11 @@
-"""Counts the clips of which the pipeline, the command, the evaluation and a live stream give different texts.
+"""Counts the clips for which the pipeline, the command, the evaluation and a live stream give different texts.
 
     python -m benchmarks.agreement checkpoints/deepspeech2-english-live
     python -m benchmarks.agreement checkpoints/deepspeech2-english --clips 20 --data demo/speech::english/test
 
-They all take one road from logits to text, so the count should be 0; what may differ is the last digit of a logit, where two
-symbols are all but equally likely. Each road reads the same files, with and without the decoder of the model. Live streams
-need a unidirectional model.
+All of them share one road from logits to text, so the count should be 0. The last digit of a logit may differ, which matters
+only where two symbols are almost equally likely. Each road reads the same files, with and without the model's decoder. Live
+streams need a unidirectional model.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""How well `corpus build` cuts and filters, and how fast it aligns: clips with known transcripts are joined, or spoilt.
+"""Measures how well `corpus build` cuts and filters and how fast it aligns, on clips with known transcripts.
 
     python -m benchmarks.corpus cut
     python -m benchmarks.corpus filter --precision 0.98
     python -m benchmarks.corpus align --model runs/mine
 
-The clips should be new to the model; those of the bundled speech are to the checkpoints. `cut` joins them with pauses of 0.2
-to 1 s into recordings whose cuts are known; `filter` spoils 30 % of the transcripts of two splits, trains on the one and
-judges the other; `align` takes one recording of an hour.
+The model should not have been trained on the clips; the checkpoints were not trained on the bundled speech. `cut` joins
+clips with pauses of 0.2 to 1 s into recordings whose boundaries are known; `filter` corrupts 30 % of the transcripts of two
+splits, trains on one split and is evaluated on the other; `align` takes one recording of an hour.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""The beam search against decoders that can be installed: `pip install ctc-beam-decoder pyctcdecode kenlm`, where they are.
+"""Compares the beam search with other decoders, where they are installed: `pip install ctc-beam-decoder pyctcdecode kenlm`.
 
-The language model is a 5-gram of a million words drawn from a random process with a vocabulary like that of a language,
-20,000 words by Zipf's law, so that nothing needs to be at hand. Posteriors are peaky as those of a trained model, or flat.
+The language model is a 5-gram estimated from a million words of a random process with a vocabulary like that of a language
+(20,000 words, Zipf's law), so that no text is needed. The posteriors are either peaky, like those of a trained model, or
+flat.
 """
 
 import itertools

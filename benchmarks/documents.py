@@ -1,9 +1,9 @@
-"""Puts the figures of `checkpoints/*/results.json` where README, RESULTS and cards show them.
+"""Copies the figures of `checkpoints/*/results.json` into the README, RESULTS and the model cards.
 
     python -m benchmarks.documents
 
-`python -m benchmarks.results … --write` writes those files and then does this. In the documents a table stands between
-`<!-- begin NAME -->` and `<!-- end NAME -->`; a test compares.
+`python -m benchmarks.results … --write` writes those files and then runs this. In the documents, each table stands between
+`<!-- begin NAME -->` and `<!-- end NAME -->`. A test compares the documents with the files.
 """
 
 import json

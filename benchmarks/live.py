@@ -1,11 +1,11 @@
-"""Measures a live stream: when the first word is seen, and what a piece of 100 ms costs.
+"""Measures a live stream: the delay until the first word appears, and the cost of a 100 ms piece.
 
     python -m benchmarks.live --model runs/live          # a unidirectional model; the bundled English test clips, one core
     python -m benchmarks.live --model runs/live --lm     # with the decoder in its folder, too
 
-Whatever the pieces, a stream has to give the logits and the text of one pass. The first word comes late by the model's
-lookahead, by its hesitation, and by the time to compute. Sound begins where a clip's power first reaches a thousandth of its
-largest. Many streams go through the model in one batch.
+Whatever the sizes of the pieces, a stream has to give the logits and the text of a single pass. The first word is delayed by
+the model's lookahead, by the network's hesitation, and by the computing time. A clip's sound is taken to begin where its
+power first reaches a thousandth of its maximum. Many streams go through the model in one batch.
 """
 
 import argparse

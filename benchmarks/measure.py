@@ -1,4 +1,4 @@
-"""Ratios that a busy machine cannot fake: rivals take turns in one process, and medians are compared."""
+"""Measures ratios that a busy machine cannot distort: contenders take turns in one process, and medians are compared."""
 
 import statistics
 import time

@@ -1,11 +1,11 @@
-"""Measures long recordings: a file of hours through `deepspeech2 transcribe`, and the alignment of an hour in one go.
+"""Measures long recordings: hours of audio through `deepspeech2 transcribe`, and the alignment of an hour in one go.
 
     python -m benchmarks.recordings                          # 3 hours; a small model with random weights, of either kind
     python -m benchmarks.recordings --model runs/english     # a trained one
     python -m benchmarks.recordings --cuts --model runs/demo_english   # clips joined with known cuts, aligned
     python -m benchmarks.recordings --pauses --model runs/demo_english # the same with pauses of 1, 2 and 5 seconds
 
-The recordings are clips of the bundled speech, with pauses between them. Memory is the most that the process ever held.
+The recordings are clips of the bundled speech, separated by pauses. Memory is the peak resident memory of the process.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""What the recurrence is measured against: the same layer written in the ways that people write it.
+"""The layers that the recurrence is compared with: the same layer in other common implementations.
 
-Each takes a padded batch, longest utterance first, and gives a padded batch, like `BatchNormRNN`.
+Each takes a padded batch, longest utterance first, and returns a padded batch, like `BatchNormRNN`.
 """
 
 import torch

@@ -1,9 +1,10 @@
-"""Measures training on one and two processes, counts what they exchange, and reckons what more would do.
+"""Measures training on one and two processes, counts what they exchange, and estimates larger systems.
 
     python -m benchmarks.scaling                # measured: 1 process against 2, weak and strong, in turns
-    python -m benchmarks.scaling --expected     # reckoned from a stated model: 8 to 128 GPUs, 960 and 12,000 hours
+    python -m benchmarks.scaling --expected     # estimated from a stated model: 8 to 128 GPUs, 960 and 12,000 hours
 
-Every process has one core, so that two have twice what one has. Weak: each has the same batch. Strong: they share it.
+Every process has one core, so that two processes have twice the computing power. Weak scaling: each process has a batch of
+the same size. Strong scaling: they share one batch.
 """
 
 import argparse

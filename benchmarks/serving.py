@@ -1,4 +1,4 @@
-"""Plays real clips at real time to a running server and measures when their text is there (section 7 of the paper).
+"""Plays real clips in real time to a running server and measures the latency of their text (section 7 of the paper).
 
     deepspeech2 serve --model checkpoints/deepspeech2-english-live --lm off &
     python -m benchmarks.serving                                             # the table, best path
@@ -8,10 +8,10 @@
     python -m benchmarks.serving --connections 1000 --server PID             # opens and closes connections: memory
     python -m benchmarks.serving --capacity checkpoints/deepspeech2-english-live   # no server: processor time a stream
 
-
-Clients speak Vosk's protocol from this process. A piece of 100 ms is sent when its last sample would have been recorded;
-streams begin at random moments and pieces vary by a half, so that they do not go in step. Its latency is the time until the
-answer to it. Every text is compared with the first one of its clip, which was transcribed alone.
+The clients run in this process and speak Vosk's protocol. A piece of about 100 ms is sent at the moment when its last sample
+would have been recorded; its latency is the time until its answer arrives. Streams start at random moments, and the pieces
+vary in length by a half, so that the streams do not fall into step. Every text is compared with the first text of the same
+clip, which was transcribed alone.
 """
 
 import argparse

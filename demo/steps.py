@@ -1,4 +1,4 @@
-"""One clip, one pass of the model, and what every step made of it, as data, picture and HTML; `app.py` is the page."""
+"""Runs the model once on a clip and presents every step as data, pictures and HTML for the page in `app.py`."""
 
 import base64
 import io

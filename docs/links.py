@@ -1,4 +1,4 @@
-"""Links of the pages to files of the repository outside docs/ lead to the repository when they stand on the site."""
+"""Makes links from the documentation pages to files outside docs/ point to the repository when the site is built."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The symbols of an alphabet: which characters and pairs of a text become symbols; is a vocabulary file whole?"""
+"""Builds and checks alphabets: the characters and pairs of a text that become symbols, and whether a file is whole."""
 
 import json
 import os

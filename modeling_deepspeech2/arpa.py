@@ -1,4 +1,4 @@
-"""Reads n-gram language models in the ARPA format, and checks that a file is whole: counts, sections and end."""
+"""Reads n-gram language models in the ARPA format, and checks that a file is complete: counts, sections and end."""
 
 from __future__ import annotations
 

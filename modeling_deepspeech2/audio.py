@@ -1,6 +1,6 @@
-"""Any audio -> mono waveform at the model's sampling rate, all at once or, for hours of it, in blocks.
+"""Reads audio of any kind as a mono waveform at the model's sampling rate, at once or in blocks.
 
-What holds the audio is opened by `audio_files`; what cannot be speech is refused with a reason.
+`audio_files` opens the source; audio that cannot be speech is refused with a reason.
 """
 
 import math

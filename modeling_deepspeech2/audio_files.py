@@ -1,8 +1,8 @@
-"""Opens whatever holds audio and decodes it block by block.
+"""Opens a source of audio and decodes it block by block.
 
-A path, a URL, the standard input (`-`), a pipe, the bytes of a file or an open file: each becomes one seekable file, which
-soundfile decodes or, where it does not know the format, the ffmpeg program. Nothing else is ever opened: ffmpeg gets one
-local file, no network, and no format that names other files (playlists, lists to concatenate).
+The source is a path, a URL, the standard input (`-`), a pipe, the bytes of a file, or an open file. Each becomes one
+seekable file, which soundfile decodes or, if it does not know the format, the ffmpeg program. Nothing else is ever opened:
+ffmpeg gets one local file, no network access, and no format that refers to other files (playlists, concatenation lists).
 """
 
 import io

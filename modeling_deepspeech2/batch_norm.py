@@ -1,7 +1,7 @@
-"""BatchNorm whose statistics are those of speech alone.
+"""BatchNorm over the valid frames of speech only.
 
-In come rows, one for every valid frame (padding is left out before), out go the same rows normalised. The mean and the
-variance are taken over the rows of the whole global batch, those of all other processes included, in float32 at least.
+The input holds one row for each valid frame; padding has been removed before. Mean and variance are computed over the rows
+of the whole global batch, including those of all other processes, in at least float32.
 """
 
 import torch

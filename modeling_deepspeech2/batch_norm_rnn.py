@@ -1,8 +1,8 @@
-"""The heart of Deep Speech 2: h_t = f(BN(W·x_t) + U·h_{t-1}), forwards in time or in both directions.
+"""The batch-normalised recurrent layer, h_t = f(BN(W·x_t) + U·h_{t-1}), in one or both directions (section 3.2).
 
 The layer takes a padded batch of frames with the utterances' lengths and returns hidden states that are zero in the padding.
-Inside, only valid frames exist, as packed rows: one product W·x for all frames and both directions, BatchNorm on its rows,
-then a loop over time with one product U·h a step for both directions (`recurrent_units.py`).
+Internally it works on packed rows of valid frames: one product W·x for all frames and both directions, BatchNorm over the
+rows, then a loop over time with one product U·h per step for both directions (`recurrent_units.py`).
 """
 
 import math

@@ -1,8 +1,8 @@
-"""The recurrence's time step as one Triton kernel, for clipped ReLU units on a GPU.
+"""The time step of the recurrence as one Triton kernel, for clipped ReLU units on a GPU.
 
-cuDNN knows no clipped ReLU, and a step made of single operations is eight kernel launches for little work. Here it is
-one: the product U·h' and everything up to the new state. Tensors are those of `recurrent_units.py`; products are in full
-float32. Triton's interpreter (TRITON_INTERPRET=1) runs it on a CPU, for the tests.
+cuDNN has no clipped ReLU, and a step made of separate operations costs eight kernel launches for little work. This kernel
+computes the product U·h' and everything up to the new state. Its tensors are those of `recurrent_units.py`, and its products
+are in full float32. The tests run it on a CPU in Triton's interpreter (TRITON_INTERPRET=1).
 """
 
 from contextlib import nullcontext

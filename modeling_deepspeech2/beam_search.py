@@ -1,10 +1,10 @@
-"""Prefix beam search over CTC's symbols (section 3.8): frame by frame the best prefixes stay, or grow by a symbol.
+"""Prefix beam search over the symbols of CTC (section 3.8): in every frame the best prefixes stay or grow by one symbol.
 
-It is our own, in NumPy: what can be installed is exact without a language model only, knows no weights of single hot words,
-and cannot go on where a live stream stopped (measured: `python -m benchmarks decoding`).
+This is our own implementation, in NumPy. The packages that can be installed are exact only without a language model, have no
+weights for single hot words, and cannot continue a live stream (measured: `python -m benchmarks decoding`).
 
-Prefixes, and the words in them, are identified by 64-bit rolling hashes. So the search is exact up to hash collisions: two
-different prefixes of one beam would be taken for the same with a probability of about 10^-16 a frame.
+Prefixes, and the words in them, are identified by 64-bit rolling hashes, so the search is exact up to hash collisions: two
+different prefixes of one beam are confused with a probability of about 10^-16 per frame.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The settings of the beam search: their ranges, and the file beside a model that holds them."""
+"""The settings of the beam search, their valid ranges, and the file beside a model that stores them."""
 
 from __future__ import annotations
 

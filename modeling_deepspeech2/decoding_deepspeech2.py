@@ -1,8 +1,7 @@
-"""From logits to text: the public face of the decoders, with their settings, and how they are saved beside a model.
+"""Decoders from logits to text, with their settings, and how they are saved beside a model.
 
-[`GreedyDecoder`] takes the best path, [`CTCBeamSearchDecoder`] searches with an n-gram language model (section 3.8 of the
-paper). Both take logits of shape (frames, vocab_size) and return hypotheses with words and characters in time; neither reads
-audio.
+[`GreedyDecoder`] takes the best path; [`CTCBeamSearchDecoder`] searches with an n-gram language model (section 3.8 of the
+paper). Both take logits of shape (frames, vocab_size) and return hypotheses with times for words and characters.
 """
 
 from __future__ import annotations

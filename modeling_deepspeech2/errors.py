@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend."""
+"""The base class of errors that the user can correct."""
 
 
 class UserError(ValueError):

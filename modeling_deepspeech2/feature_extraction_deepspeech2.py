@@ -1,7 +1,7 @@
-"""Log power spectrograms of waveforms (section 3 of the paper), normalised and padded, with a mask.
+"""Computes log power spectrograms of waveforms (section 3 of the paper), normalised and padded, with a mask.
 
-Each utterance is transformed by itself, so that its features do not depend on the batch. Resampling and file formats belong
-to the pipeline.
+Each utterance is transformed on its own, so that its features do not depend on the batch. The pipeline takes care of
+resampling and file formats.
 """
 
 from collections.abc import Iterable

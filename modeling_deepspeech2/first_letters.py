@@ -1,9 +1,9 @@
-"""First letters of words belong behind the pause in front of the word, also where a network gives them before it.
+"""Corrects the times of first letters that a bidirectional network emits before the pause in front of their word.
 
-The backward half of a bidirectional network knows the next word across a pause, and CTC does not mind when a letter comes:
-trained networks give it at the end of the word before, or at the beginning of the recording, and then nothing until the word
-is said. The text is right, and only the time of the letter is wrong. So it is mended in the times that a search or an
-alignment found, and `UtteranceDecoder` ends no utterance between such a letter and its word.
+The backward half of the network already knows the next word during the pause, and CTC allows a letter at any time. Trained
+networks therefore emit the first letter at the end of the previous word, or at the beginning of the recording, followed by
+blanks until the word is spoken. The text is right; only the time of the letter is wrong. It is corrected in the times that
+the search or the alignment found, and `UtteranceDecoder` ends no utterance between such a letter and the rest of its word.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A recurrent layer at inference: BatchNorm folded into W and b, the state carried from call to call."""
+"""A recurrent layer for inference: BatchNorm is folded into W and b, and the state is carried from call to call."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Decoding on several cores: processes that are forked, so that language models are shared and not copied."""
+"""Decodes on several cores in forked processes, which share language models instead of copying them."""
 
 from __future__ import annotations
 

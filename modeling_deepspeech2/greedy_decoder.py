@@ -1,4 +1,4 @@
-"""The best path: the best symbol of every frame, repeats joined, blanks dropped; no language model, no search."""
+"""Decodes the best path: the most probable symbol of every frame, with repeats joined and blanks dropped."""
 
 from __future__ import annotations
 

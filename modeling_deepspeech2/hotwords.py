@@ -1,4 +1,4 @@
-"""Hot words: names and terms that a search is to prefer, each with a weight of its own."""
+"""Hot words: names and terms that the beam search prefers, each with its own weight."""
 
 from __future__ import annotations
 

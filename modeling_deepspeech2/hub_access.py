@@ -1,4 +1,4 @@
-"""How a model was downloaded, so that the decoder beside it is fetched in the same way: same commit, token and cache."""
+"""Remembers how a model was downloaded, so that its decoder comes from the same commit, with the same token and cache."""
 
 import os
 from typing import Any

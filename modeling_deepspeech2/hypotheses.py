@@ -1,7 +1,7 @@
 """What a decoder returns, and the protocol that all decoders share.
 
-A hypothesis is a text with its words and characters in time. Decoders differ in how they find its labels; from labels and
-frames to words there is one way, `spell`.
+A hypothesis is a text with times for its words and characters. Decoders differ in how they find labels; all of them turn
+labels and frames into words by `spell`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a language model adds to the score of a prefix in the beam search: none, one of words, or one of characters.
+"""Scores prefixes of the beam search by a language model of words, by one of characters, or by none.
 
-The search asks each of the three the same questions ([`Scoring`]) and keeps its answers beside the prefixes, in a table with
-one row for each prefix. Scores are alpha · log p_lm + beta · length, natural logarithms.
+The search uses all three through one protocol ([`Scoring`]) and keeps their results in a table with one row per prefix.
+Scores are alpha · log p_lm + beta · length, in natural logarithms.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks of a loaded model: weights or files that do not belong together end in one sentence, not in wrong transcripts."""
+"""Checks of a loaded model: weights or files that do not belong together are an error, instead of wrong transcripts."""
 
 from collections.abc import Collection
 from typing import Any

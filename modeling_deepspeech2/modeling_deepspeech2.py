@@ -1,7 +1,7 @@
-"""Deep Speech 2: spectrogram -> convolutions -> batch-normalised recurrent layers -> (row convolution) -> CTC.
+"""The Deep Speech 2 model: spectrogram, convolutions, batch-normalised recurrent layers, optional row convolution, CTC.
 
-In come log power spectrograms with a mask, out go logits over characters for every `config.time_stride` frames. Whatever
-stands in the padding is never read; padded output frames say "blank".
+The input is log power spectrograms with a mask, the output logits over characters for every `config.time_stride` frames.
+Values in the padding are never read; padded output frames decode to blank.
 """
 
 import copy

@@ -1,8 +1,8 @@
-"""An n-gram language model that scores many words at once: states and words in, log-probabilities and next states out.
+"""An n-gram language model that scores many words at once: from states and words to log-probabilities and next states.
 
-It reads ARPA files (`arpa.py`), and its own compact form, which needs no package but safetensors: for each order the n-grams
-sorted by context, their words, probabilities and back-off weights in half precision. `deepspeech2 language-model` makes it.
-Every file is checked whole before it is used.
+It reads ARPA files (`arpa.py`) and its own compact form, which needs no package but safetensors and is written by
+`deepspeech2 language-model`: for each order the n-grams sorted by context, with their words, probabilities and back-off
+weights in half precision. Every file is checked completely before it is used.
 """
 
 import gzip

@@ -1,7 +1,7 @@
-"""Digits as words, as a language reads them: num2words does the spelling, or cn2an for Mandarin.
+"""Spells digits as words, as they are read in a language, by num2words, or by cn2an for Mandarin.
 
-What those packages do not have stands here: how numbers are grouped, years, hours, ordinals, halves, and the names of
-percent, money and degrees. A sign or a number that is read in a way not known here stays as it is.
+This module adds what those packages lack: the grouping of digits, years, hours, ordinals, halves, and the names of percent,
+money and degrees. A sign or a number without a known reading stays as it is.
 """
 
 import functools

@@ -1,6 +1,6 @@
-"""A padded batch of frames <-> its valid frames as rows of one matrix.
+"""Converts a padded batch of frames into rows of one matrix, valid frames only, and back.
 
-Everything between the convolutions and the loss works on rows, so that padding is neither computed nor ever counted.
+Everything between the convolutions and the loss works on rows, so that padding is neither computed nor counted.
 """
 
 from functools import cached_property

@@ -1,7 +1,7 @@
-"""The speech recognition pipeline: any audio in, text and times out.
+"""The speech recognition pipeline: text and times from any audio.
 
-It is transformers' own pipeline for CTC models, which reads files through ffmpeg and resamples through torchaudio; this one
-reads and resamples through soundfile and soxr, which install everywhere.
+transformers' own pipeline for CTC models reads files through ffmpeg and resamples through torchaudio. This one uses
+soundfile and soxr, which install everywhere.
 """
 
 import os

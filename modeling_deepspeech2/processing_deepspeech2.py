@@ -1,4 +1,4 @@
-"""Feature extractor and tokenizer in one: audio and transcripts become the inputs of the model's forward pass."""
+"""The processor: feature extractor and tokenizer in one, which make the model's inputs from audio and transcripts."""
 
 from typing import Any
 

@@ -1,9 +1,9 @@
-"""The one road from logits to text, with words in time; whatever transcribes takes it.
+"""The one road from logits to text, with times for words, that everything that transcribes takes.
 
-    logits in pieces -> utterances, which end at pauses -> the decoder's hypotheses -> first letters mended -> transcript
+    logits in pieces -> utterances, which end at pauses -> the decoder's hypotheses -> first letters corrected -> transcript
 
-So the pipeline, the command, live streams, evaluation, tuning and benchmarks give the same text for the same logits, clip by
-clip and in long recordings.
+The pipeline, the command, live streams, evaluation, tuning and benchmarks therefore give the same text for the same logits,
+for single clips and in long recordings.
 """
 
 from __future__ import annotations

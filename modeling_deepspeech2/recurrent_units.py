@@ -1,8 +1,8 @@
-"""The units of the recurrence h_t = f(BN(W·x_t) + U·h_{t-1}): plain, GRU and LSTM, each with its back-propagation by hand.
+"""The units of the recurrence h_t = f(BN(W·x_t) + U·h_{t-1}): plain, GRU and LSTM, each with its own backward pass.
 
-A unit is one class: its equations as a single `step`, the loop over all steps (`forward`), and `backward`. What does not
-depend on the step before is computed for all steps at once, and the gradient of U is one product at the end. To add a unit,
-write such a class and name it in `UNITS`.
+A unit is one class: its equations as a single `step`, the loop over all steps (`forward`), and `backward`. Whatever does not
+depend on the previous step is computed for all steps at once, and the gradient of U is one product at the end. To add a
+unit, write such a class and name it in `UNITS`.
 """
 
 from collections.abc import Callable

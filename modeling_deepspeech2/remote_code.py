@@ -1,6 +1,6 @@
-"""The code that travels with a model: the modules that `trust_remote_code` needs where this package is not installed.
+"""The code that is saved with a model: the modules that `trust_remote_code` needs where this package is not installed.
 
-Every way of saving comes here: models, processors, their parts and pipelines are decorated by `travels_with_code`.
+Every way of saving uses it: models, processors, their parts and pipelines are decorated with `travels_with_code`.
 """
 
 import filecmp

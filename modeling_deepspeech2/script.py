@@ -1,10 +1,10 @@
-"""What words are in scripts with spaces between them, and in scripts without.
+"""Defines what a word is, in scripts with spaces between words and in scripts without.
 
-The only module that knows ranges of scripts. Where words stand without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese
+This is the only module that knows ranges of scripts. In scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese
 and others), a word is what a reader sees as one character: a grapheme cluster, that is a letter with its vowel signs, tone
-marks and the consonants below it. A tone mark alone has no time that means anything, and a subtitle must not begin with one.
-The symbols of the alphabet, of the language model and of the character error rate stay code points: so do those of the tools
-and papers with which figures are compared.
+marks and the consonants below it. A tone mark alone has no meaningful time, and a subtitle must not begin with one. The
+symbols of the alphabet, of the language model and of the character error rate stay code points, as in the tools and papers
+with which figures are compared.
 """
 
 import regex

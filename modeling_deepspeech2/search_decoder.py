@@ -1,4 +1,4 @@
-"""The beam search with its settings, hot words and language model, without transformers and the Hub."""
+"""The beam search with its settings, hot words and language model, independent of transformers and the Hub."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Text to symbols and symbols to words: what a tokenizer knows of its language, without transformers.
+"""Converts between text, symbols and words, independent of transformers.
 
-[`DeepSpeech2CTCTokenizer`] adds what transformers asks of a tokenizer; an exported model is spelled without that.
+[`DeepSpeech2CTCTokenizer`] adds what transformers requires of a tokenizer; exported models use this module alone.
 """
 
 import logging

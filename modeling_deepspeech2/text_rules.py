@@ -1,9 +1,9 @@
-"""The text rules: what is written -> what is heard, in lower case, with single spaces between words.
+"""The text rules: written text becomes spoken words, in lower case, with single spaces between them.
 
 They follow Unicode where it has a rule: canonical composition (NFC, UAX #15), marks inside words (UAX #29), joiners that are
-spelling (UAX #31), casing by language (SpecialCasing.txt). Compatibility forms are folded one kind at a time, because all of
-them (NFKC) would spoil Thai, Lao, Armenian and Korean. What the rules do not know stays in the text, so that a tokenizer can
-name it as unknown.
+spelling (UAX #31), casing by language (SpecialCasing.txt). Compatibility forms are folded one kind at a time, because
+folding all of them (NFKC) would damage Thai, Lao, Armenian and Korean. Characters without a rule stay in the text, so that a
+tokenizer can report them as unknown.
 """
 
 import re

@@ -1,10 +1,9 @@
-"""Text in, symbol ids out, and back: the alphabet of Deep Speech 2.
+"""The tokenizer: the alphabet of Deep Speech 2, from text to symbol ids and back.
 
-A transcript goes through the text rules (`DeepSpeech2CTCTokenizer.normalize`), which leave what is heard: lower-case
-letters, apostrophes and one space between words. What remains is cut into symbols, single characters or the
-non-overlapping bigrams of the paper's section 3.6, and each symbol becomes its id in the vocabulary. The ids of CTC frames
-become text again, with the times of characters and words. A character that is not in the vocabulary is dropped when
-encoding, and named in the log.
+The text rules (`DeepSpeech2CTCTokenizer.normalize`) reduce a transcript to what is spoken: lower-case letters, apostrophes
+and one space between words. The result is split into symbols, which are single characters or the non-overlapping bigrams of
+section 3.6 of the paper, and each symbol becomes its id in the vocabulary. The ids of CTC frames become text again, with
+times for characters and words. A character that is not in the vocabulary is dropped when encoding, and named in the log.
 """
 
 import json

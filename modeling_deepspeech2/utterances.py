@@ -1,8 +1,8 @@
-"""Logits of an endless stream, in pieces -> utterances with words in time, and the text so far of the one under way.
+"""Divides the logits of an endless stream into utterances with word times, and gives the text so far of the current one.
 
-An utterance ends at a pause, a run of frames without a symbol. Where it ends depends on the logits alone, not on the pieces
-in which they come: a live stream and a long file are cut at the same frames, and give the same text. Within an utterance the
-decoder carries its state, so that its text is what the decoder finds in the whole utterance.
+An utterance ends at a pause, a run of frames without a symbol. Its end depends only on the logits, not on the pieces in
+which they arrive: a live stream and a long file are cut at the same frames and give the same text. Within an utterance the
+decoder carries its state, so that the text is what the decoder finds in the whole utterance.
 """
 
 from __future__ import annotations

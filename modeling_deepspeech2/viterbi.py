@@ -1,7 +1,7 @@
-"""Forced alignment: the most probable CTC path that spells known labels, found exactly (Viterbi).
+"""Forced alignment: finds the exact most probable CTC path that spells known labels (Viterbi).
 
-Memory is linear in the length of the recording. The forward pass keeps its state at checkpoints only, and between two of
-them the path back is computed again, where it can only pass through a window of the labels.
+Memory is linear in the length of the recording. The forward pass keeps its state only at checkpoints; between two of them
+the path is computed again backwards, within the window of labels that it can pass through.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
-"""Samples of any kind -> mono float32 samples that can be speech, or the reason why they cannot.
+"""Converts samples of any type to mono float32, or says why they cannot be speech.
 
-Files, arrays and microphones all pass through here, so that one array means the same everywhere.
+Files, arrays and microphones all pass through here, so that the same array means the same everywhere.
 """
 
 import logging

@@ -1,12 +1,13 @@
-"""The paper's findings in kind: small trainings that differ in one thing, several seeds each, beside the paper's figures.
+"""Repeats the paper's findings with small trainings that differ in one setting, with several seeds each.
 
     python -m benchmarks.findings                       # all that is not in the log yet, then draw: 3 hours of one core
     python -m benchmarks.findings direction --seeds 1   # one of them
     python -m benchmarks.findings --draw                # docs/findings.md and its pictures, from the log alone
     python -m benchmarks.findings --list
 
-Every run is `run_ctc.py recipes/findings.yaml` with a few other fields, on one core. What it measured is one line of
-runs.jsonl beside this file, so that a stopped command goes on, and a run that several findings need is made once.
+Every run is `run_ctc.py recipes/findings.yaml` with a few fields changed, on one core. Its measurements become one line of
+runs.jsonl beside this file. A command that was stopped therefore continues where it was, and a run that several findings
+need is made only once.
 """
 
 import argparse

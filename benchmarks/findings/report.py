@@ -1,4 +1,4 @@
-"""The log of the small trainings -> docs/findings.md and its pictures; nothing else goes in, so they can be made again."""
+"""Writes docs/findings.md and its pictures from the log of the small trainings alone, so that they can be regenerated."""
 
 import math
 import statistics

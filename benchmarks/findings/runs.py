@@ -1,4 +1,4 @@
-"""One small training after the other, as many at a time as there are cores, and the log of what they measured."""
+"""Runs the small trainings, as many in parallel as there are cores, and logs their results."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is varied in the small trainings, what the paper found, and what should come of it here."""
+"""Defines what is varied in the small trainings, what the paper found, and what is expected here."""
 
 from dataclasses import dataclass, field
 

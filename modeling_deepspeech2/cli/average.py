@@ -1,7 +1,7 @@
 """Averages several trainings of one network, weights and BatchNorm statistics alike.
 
-The mean often makes fewer errors than each of them if they went on from one another with a high learning rate; measure it on
-a development split.
+If the trainings continued from one another with a high learning rate, the mean often makes fewer errors than each of them.
+Measure it on a development split.
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""Makes a data set for training out of long recordings with rough transcripts.
+"""Turns long recordings with rough transcripts into a data set for training.
 
-A trained model aligns recordings with their transcripts; they are cut where it recognises nothing between two words, and
-those segments are kept whose transcript is right, as a classifier judges by their CTC costs. The source is one of
+A trained model aligns the recordings with their transcripts. They are cut at pauses between words, and a classifier on the
+CTC costs keeps the segments whose transcript is right. The source is one of
 
   a folder of audio files with transcripts of the same name beside them: .txt (a sentence a line), .srt,
   .vtt or .json ({"text": …} or a list of {"text": …, "speaker": …});
   an audio folder or manifest, as `deepspeech2 prepare` reads them;
   a data set, on the Hub or of parquet shards, with the columns audio, text and perhaps speaker_id.
 
-The output holds parquet shards with a card, rejected.csv with every segment that was left out and why, and the filter.
-Finished recordings are kept in OUTPUT.parts: an interrupted build goes on from there, and so does one with another
-precision. Remove that folder when you are content. An hour of audio takes 230 MB of memory.
+The output holds parquet shards with a card, rejected.csv, which names every segment that was left out with the reason, and
+the filter. Finished recordings are kept in OUTPUT.parts: an interrupted build continues from there, and so does a build with
+another precision. Remove that folder when you are satisfied. An hour of audio takes 230 MB of memory.
 """
 
 import argparse

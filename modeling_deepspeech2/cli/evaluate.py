@@ -1,4 +1,4 @@
-"""Measures word and character error rates of a model on splits of a data set, as its pipeline would transcribe them."""
+"""Measures the word and character error rates of a model on splits of a data set, through its own pipeline."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Transcribes a microphone, or sound from a pipe, as you speak; needs a unidirectional model."""
+"""Transcribes a microphone, or audio from a pipe, as you speak; needs a unidirectional model."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""Sound as it comes in, from a microphone or a pipe, in pieces of float32 samples at the model's rate."""
+"""Reads audio from a microphone or a pipe as it arrives, in pieces of float32 samples at the model's rate."""
 
 import queue
 import sys

@@ -1,4 +1,4 @@
-"""How commands write text: files that appear when they are complete, JSON, and a progress bar in seconds of audio."""
+"""Writes what commands produce: files that appear only when complete, JSON, and a progress bar in seconds of audio."""
 
 import contextlib
 import dataclasses

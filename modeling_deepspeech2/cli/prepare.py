@@ -1,4 +1,4 @@
-"""Makes a data set ready for training out of clips with transcripts.
+"""Turns clips with transcripts into a data set ready for training.
 
 Writes parquet shards with durations, from the shortest utterance to the longest, a tokenizer of the transcripts' characters,
 and a feature extractor with the statistics of the training speech. The source is one of
@@ -11,7 +11,7 @@ and a feature extractor with the statistics of the training speech. The source i
   a corpus as it is downloaded: Common Voice, LibriSpeech, MLS, LJSpeech, M-AILABS, VCTK, AISHELL, TIMIT;
   audio files with a .txt of the same name beside each.
 
-Audio stays as it is, at any sampling rate; what soundfile cannot read becomes FLAC.
+Audio keeps its encoding and sampling rate; formats that soundfile cannot read are converted to FLAC.
 """
 
 import argparse

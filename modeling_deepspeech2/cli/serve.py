@@ -1,4 +1,4 @@
-"""Serves models to live streams and files, by the protocols of OpenAI, Vosk and, with `--wyoming`, voice assistants."""
+"""Serves models for live streams and files over the protocols of OpenAI, Vosk and, with `--wyoming`, voice assistants."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Trains or fine-tunes a model: the code of `run_ctc.py`, for one process, wherever the package is installed."""
+"""Trains or fine-tunes a model in one process, with the code of `run_ctc.py`, wherever the package is installed."""
 
 
 def run(arguments: list[str]) -> int:

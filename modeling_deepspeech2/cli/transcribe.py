@@ -1,4 +1,4 @@
-"""Transcribes recordings of any length and format. A file that cannot be used is named, and the others go on."""
+"""Transcribes recordings of any length and format. Files that cannot be used are reported, and the others continue."""
 
 import argparse
 import sys

@@ -1,7 +1,7 @@
-"""Makes a tokenizer from texts, and says which share of their characters it covers.
+"""Makes a tokenizer from texts, and prints the share of their characters that it covers.
 
-Every line goes through the text rules (lower case, no punctuation, one space between words); what then occurs becomes a
-symbol: id 0 is the CTC blank, 1 the word delimiter, then come the characters by code point.
+Every line goes through the text rules (lower case, no punctuation, one space between words). The characters that remain
+become the symbols: id 0 is the CTC blank, 1 the word delimiter, followed by the characters in order of code point.
 """
 
 import argparse

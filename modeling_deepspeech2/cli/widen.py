@@ -1,4 +1,4 @@
-"""Makes a trained model wider without changing what it computes, to train on (Net2Net, arXiv 1511.05641)."""
+"""Makes a trained model wider without changing what it computes, to train it further (Net2Net, arXiv 1511.05641)."""
 
 import argparse
 

@@ -1,9 +1,8 @@
-"""Recordings with rough transcripts -> a data set for training: aligned, cut, filtered (section 5 of the paper).
+"""Turns recordings with rough transcripts into a data set for training: aligned, cut and filtered (section 5 of the paper).
 
-In come recordings and a trained model, out go parquet shards with a card, and a table of all that was rejected, with
-reasons. The recordings are worked on side by side, each by one process; what a process has done is kept beside the output,
-so that a build that was interrupted goes on. Held at a time is the audio of one recording, or of a few short ones, for each
-process.
+The output is a data set of parquet shards with a card, and a table of everything that was rejected, with reasons. Recordings
+are processed in parallel, one per process. Finished recordings are kept beside the output, so that an interrupted build can
+continue. Each process holds the audio of one recording, or of a few short ones, at a time.
 """
 
 import io

@@ -1,7 +1,7 @@
-"""Clips with transcripts as people keep them -> one row for each clip: where its audio is, and what is said.
+"""Finds the clips of a corpus: one row for each, with the place of its audio and its transcript.
 
-Read are folders of audio with a metadata file, manifests, Kaldi folders (see `manifests`), and corpora as they are
-downloaded (see `layouts`).
+It reads folders of audio with a metadata file, manifests and Kaldi folders (`manifests`), and corpora as they are downloaded
+(`layouts`).
 """
 
 import re

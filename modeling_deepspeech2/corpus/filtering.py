@@ -1,8 +1,8 @@
-"""Segments with transcripts -> those whose transcript is right (section 5 of the paper).
+"""Keeps the segments whose transcript is right (section 5 of the paper).
 
-In come the CTC costs of segments under a trained model, out goes a linear classifier of what was said against what was
-written, and its threshold. It is trained on a sample that labels itself: segments that the model reads with ease, and the
-same with a transcript that was swapped, shifted or truncated.
+A linear classifier on the CTC costs of a segment under a trained model compares the speech with its transcript. Its training
+sample labels itself: segments that the model recognises easily, and the same segments with a transcript that was swapped,
+shifted or truncated.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Speech corpora as they are downloaded, recognised by their look.
+"""Reads well-known speech corpora as they are downloaded, recognised by their files.
 
-Each layout has a function that knows it and one that reads it. Splits keep their names, in the characters that a split may
-have; those for choosing a model are called validation.
+Each layout has one function that recognises it and one that reads it. Splits keep their names, reduced to the characters
+allowed in split names; development splits are called validation.
 """
 
 import re

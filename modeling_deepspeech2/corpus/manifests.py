@@ -1,6 +1,6 @@
-"""Manifests (JSON, JSON lines, CSV, TSV) and Kaldi folders -> one row for each clip: where its audio is, and what is said.
+"""Reads manifests (JSON, JSON lines, CSV, TSV) and Kaldi folders: one row per clip, with its audio and its text.
 
-Every row becomes a clip; one that cannot be used says why.
+Every row becomes a clip; a clip that cannot be used carries the reason.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""Clips with transcripts -> a data set ready for training: sorted parquet shards, statistics of the features, vocabulary.
+"""Turns clips with transcripts into a data set ready for training: sorted shards, feature statistics and a vocabulary.
 
-Each split goes from the shortest utterance to the longest (SortaGrad then reads them in order). A card and `processor`, a
-tokenizer and feature extractor for the speech, stand beside the shards. What is held is a table of the clips, without their
-audio. What cannot be used is left out and named in left_out.csv.
+Each split is sorted from the shortest utterance to the longest, so that SortaGrad reads it in order. A card and `processor`
+(a tokenizer and a feature extractor for this speech) stand beside the shards. Only a table of the clips is held in memory,
+not their audio. Clips that cannot be used are listed in left_out.csv.
 """
 
 import contextlib

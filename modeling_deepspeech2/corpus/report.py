@@ -1,7 +1,4 @@
-"""What was found in a data set, for people: as text, and as one HTML page that holds its plots.
-
-In comes a [`Verification`], out go strings. Nothing is measured here.
-"""
+"""Presents the result of `verify` as text and as a single HTML page with its plots. Nothing is measured here."""
 
 import io
 

@@ -1,7 +1,7 @@
-"""Long recordings with transcripts -> utterances of about seven seconds (section 5 of the paper).
+"""Cuts long recordings with transcripts into utterances of about seven seconds (section 5 of the paper).
 
 A trained model aligns a recording with its transcript, and both are cut where the model finds a pause between two words.
-Whether a segment's transcript is right is the concern of `filtering`.
+`filtering` decides whether a segment's transcript is right.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""Utterances -> a data set that `run_ctc.py` and the Hub read: parquet shards and a card.
+"""Writes utterances as a data set that `run_ctc.py` and the Hub read: parquet shards and a card.
 
-The rows stand in the order in which they come, in shards of about the same size. A shard is written whole or not at all; at
-most one group of rows is held.
+Rows keep the order in which they arrive, in shards of about the same size. A shard is written whole or not at all, and at
+most one row group is held in memory.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Recordings of any length with what is said in them, line by line; their audio stays undecoded.
+"""Reads recordings of any length with their transcripts, line by line; the audio stays encoded.
 
 The source is a folder whose audio files have transcripts of the same name beside them (txt, srt, vtt, json), anything that
 `clips` reads, or a data set.

@@ -1,8 +1,7 @@
-"""A look at a data set before training: what is in it, and what would spoil a result.
+"""Checks a data set before training: measures every utterance and lists whatever would spoil a result.
 
-In come splits of a data set, out go a table with one row of measurements for each utterance and a list of findings. The
-audio is read once, as a stream, in several processes; what stays in memory is about 300 bytes an utterance. How the
-findings are shown is the concern of `verify_report`.
+The audio is read once, as a stream, in several processes; about 300 bytes per utterance stay in memory. `report` presents
+the measurements and findings.
 """
 
 import math

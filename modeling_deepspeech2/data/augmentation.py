@@ -1,6 +1,6 @@
-"""Makes training speech more various than it is: speed, loudness, noise, codecs, and masks over the spectrogram.
+"""Data augmentation for training speech: speed, loudness, noise, codecs, and masks over the spectrogram.
 
-What an utterance becomes depends on the seed, its name and the epoch alone, so that a resumed run hears the same.
+The changes depend only on the seed, the utterance's name and the epoch, so that a resumed run repeats them.
 """
 
 import io

@@ -1,8 +1,7 @@
-"""The order of an epoch: SortaGrad, and batches of utterances of similar length (section 3.3 of the paper).
+"""Plans an epoch: SortaGrad, and batches of utterances of similar length (section 3.3 of the paper).
 
-In comes what is known of every utterance before its audio is read, out goes a plan: which utterances make which step, and
-which steps are read in one go. The plan depends on the seed and the epoch alone, so that every process, and every run that
-is resumed, makes the same one.
+The plan says which utterances make up which step and which steps are read together. It needs only what is known before the
+audio is read, and depends only on the seed and the epoch, so that all processes and all resumed runs make the same plan.
 """
 
 import hashlib

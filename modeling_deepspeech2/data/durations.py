@@ -1,7 +1,7 @@
-"""What is known of every utterance of a data set before any of its audio is decoded: where it stands, and how long it is.
+"""Tables of where every utterance of a data set is stored and how long it is, made before any training.
 
-In comes a stream of rows for each shard, out goes a table of 24 bytes an utterance. Durations come from a column where the
-data set has one, else from the audio, once: the table is kept in the cache of `datasets`.
+A table takes 24 bytes per utterance. Durations come from a column of the data set if it has one, otherwise from the audio,
+once: the table is kept in the cache of `datasets`.
 """
 
 import contextlib

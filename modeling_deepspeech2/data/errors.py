@@ -1,4 +1,4 @@
-"""The error of all that reads or writes data sets."""
+"""The error for problems with reading or writing data sets."""
 
 from ..errors import UserError
 

@@ -1,7 +1,7 @@
-"""Utterances -> batches for the model.
+"""Loads the batches of an epoch's plan: padded features and labels for the model.
 
-In comes the plan of an epoch, out go padded batches of features and labels, the same for every run with the same seed. An
-utterance that cannot be used is left out, and every batch says which and why.
+The batches are the same for every run with the same seed. An utterance that cannot be used is left out; each batch records
+which ones, and why.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Work shared out to several processes: items in, results out, in the same order and with a bounded number on the way."""
+"""Distributes work over several processes; results keep the order of the items, and few are in flight at a time."""
 
 import multiprocessing
 import os

@@ -1,7 +1,7 @@
-"""Speech data sets -> utterances, as streams: from the Hub, parquet shards, audio folders and manifests.
+"""Streams the utterances of speech data sets: from the Hub, parquet shards, audio folders and manifests.
 
-In comes the name of a data set, out go its utterances, still undecoded: a table of their durations, and then those that
-are asked for. Nothing is held in memory but what was asked for.
+A source first gives a table of durations, and later the utterances that are asked for, still encoded. Nothing else is held
+in memory.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""Tables that are text files (CSV, TSV, JSON, JSON lines) -> rows of text, exactly as they were written.
+"""Reads tables in text files (CSV, TSV, JSON, JSON lines) as rows of strings, exactly as they were written.
 
-No column is guessed to hold numbers, no word means "missing", and a row that cannot be read costs no other: each line of a
-file belongs to one row, which has its fields or says why not.
+No column is converted to numbers, no word means "missing", and an unreadable row affects no other: each line of the file
+belongs to one row, which has either its fields or the reason why it has none.
 """
 
 import csv

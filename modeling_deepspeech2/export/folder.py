@@ -1,8 +1,8 @@
-"""A model -> the folder that other programs read: ONNX graphs, the alphabet in their forms, and a card.
+"""Writes a model as a folder for other programs: ONNX graphs, the alphabet in their formats, and a card.
 
-transformers.js reads `config.json`, which calls the model a Wav2Vec2 because that is a CTC model whose input is the
-waveform, `preprocessor_config.json`, `tokenizer.json` and `onnx/model*.onnx`; sherpa-onnx reads `tokens.txt` and
-`onnx/model_unit_variance.onnx`; this package reads the section `deepspeech2` of `config.json` and the decoder, too.
+transformers.js reads `config.json` (in which the model is called a Wav2Vec2, because that is a CTC model with the waveform
+as input), `preprocessor_config.json`, `tokenizer.json` and `onnx/model*.onnx`. sherpa-onnx reads `tokens.txt` and
+`onnx/model_unit_variance.onnx`. This package also reads the section `deepspeech2` of `config.json`, and the decoder.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Writes ONNX graphs as one writes expressions: `graph.Relu(graph.Add(x, 1.0))`.
+"""Builds ONNX graphs from expressions: `graph.Relu(graph.Add(x, 1.0))`.
 
 Each call of an operator adds one node and returns the name of its output. Numbers and arrays among the inputs become
-initialisers, equal ones only once. Large matrices may be stored in fewer bits than they are computed with.
+initialisers, and equal ones are stored once. Large matrices may be stored in fewer bits than they are computed with.
 """
 
 import functools

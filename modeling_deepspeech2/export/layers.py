@@ -1,7 +1,7 @@
-"""The layers of a folded model as ONNX operators, for the offline and the live graph alike.
+"""The layers of a folded model as ONNX operators, shared by the offline and the live graph.
 
-Frames stand as (batch, frames, bins) before the convolutions, as (batch, channels, frames, bins) between them, and as
-(frames, batch, hidden) in the recurrence. Weights come from what `fold_batch_norm` returns.
+Frames have the shape (batch, frames, bins) before the convolutions, (batch, channels, frames, bins) between them, and
+(frames, batch, hidden) in the recurrence. The weights are those that `fold_batch_norm` returns.
 """
 
 from typing import Any

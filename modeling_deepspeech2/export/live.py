@@ -1,7 +1,7 @@
-"""The live graph of a unidirectional model: samples and states in, the logits that are complete and the next states out.
+"""The live ONNX graph of a unidirectional model: from samples and states to the complete logits and the next states.
 
-Put together, its logits are those of one pass over the whole utterance, whatever the pieces. As in `StreamingModel`, what
-looks at a window of time keeps the end of what it has seen, and the recurrence its states.
+Concatenated, the logits are those of one pass over the whole utterance, whatever the sizes of the pieces. As in
+`StreamingModel`, layers with a window over time keep the end of their input, and the recurrence keeps its states.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Error rates of exported graphs in onnxruntime, best path, each utterance by itself."""
+"""Measures the error rates of exported graphs in onnxruntime: best path, one utterance at a time."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""The offline graph: a batch of whole waveforms -> logits.
+"""The offline ONNX graph: from a batch of whole waveforms to logits.
 
-It holds to the laws of the model: an utterance's logits do not depend on the batch around it, whatever stands in the padding
-is never read, and padded output frames say "blank".
+It keeps the guarantees of the model: an utterance's logits do not depend on the batch around it, padding is never read, and
+padded output frames decode to blank.
 """
 
 import numpy as np

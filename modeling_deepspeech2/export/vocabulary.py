@@ -1,4 +1,4 @@
-"""The alphabet of a model in the forms in which other programs read it."""
+"""The alphabet of a model in the formats that other programs read."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 """Estimates the n-gram language model of a decoder from texts (`deepspeech2 language-model`).
 
-Interpolated modified Kneser-Ney estimates (Chen and Goodman, 1998) of all n-grams; pruning keeps those whose loss would
-raise the perplexity most (Stolcke, 1998), as many as fit into the size asked for. The unit is the word, or the character
-where the script has no spaces between words. Everything is a sort or a count of whole arrays.
+Interpolated modified Kneser-Ney estimates (Chen and Goodman, 1998) of all n-grams are pruned to the requested size: those
+stay whose loss would raise the perplexity most (Stolcke, 1998). The unit is the word, or the character in scripts without
+spaces between words. All steps are sorts and counts of whole arrays.
 """
 
 import random

@@ -1,8 +1,8 @@
 """Finds the weights of the language model, alpha and beta, on a development split (`deepspeech2 tune`).
 
-The logits are computed once. A grid over alpha and beta comes first, then two finer ones around the best pair; each pair is
-one pass of the beam search over the split. The folder of the model ends up with the decoder, `decoder_tuning.json`, which
-holds every pair with its error rate and says what it was measured on, and the same as a picture.
+The logits are computed once. A grid over alpha and beta comes first, then two finer grids around the best pair; each pair
+costs one pass of the beam search over the split. The decoder is saved in the model's folder, with `decoder_tuning.json`,
+which holds the data measured on and the error rate of every pair, and with a picture of it.
 """
 
 import multiprocessing

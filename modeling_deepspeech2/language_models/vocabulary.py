@@ -1,4 +1,4 @@
-"""Lines of text files, and which share of their characters a tokenizer covers (`deepspeech2 vocabulary`)."""
+"""Reads lines of text files, and counts the share of their characters that a tokenizer covers (`deepspeech2 vocabulary`)."""
 
 import gzip
 import lzma

@@ -1,6 +1,6 @@
-"""The web application: all protocols of HTTP and websockets, behind a token and limits.
+"""The web application: all HTTP and websocket protocols, protected by a token and limits.
 
-`GET /health` is for load balancers, `GET /metrics` for Prometheus, and `GET /` a page with a microphone.
+`GET /health` is for load balancers, `GET /metrics` for Prometheus, and `GET /` is a page with a microphone.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Batch Dispatch: one thread owns a model and serves many live streams with it (section 7 of the paper).
 
-As soon as the last batch is done, the next one is made of whatever has arrived by then; nothing waits for a batch to fill.
-Streams are opened, given samples and asked for their text from any thread or event loop; nothing here knows of the web.
+As soon as a batch is done, the next one is made of whatever has arrived; nothing waits for a batch to fill. Any thread or
+event loop can open streams, give them samples and ask for their text. This module knows nothing of the web.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """A unidirectional model as the dispatcher uses it: samples of many streams in one array, states in one list of tensors.
 
-All pieces of a batch have one size, a multiple of `unit`, so that every stream stands in the same phase of the model's
-windows. No logits are complete before `first_piece` samples have come; a new stream waits for them, and is in phase after.
+All pieces of a batch have one size, a multiple of `unit`, so that every stream is in the same phase of the model's windows.
+The first logits need `first_piece` samples; a new stream waits for them, and is in phase from then on.
 """
 
 from collections.abc import Callable

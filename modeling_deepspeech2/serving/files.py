@@ -1,6 +1,6 @@
-"""Uploaded files -> utterances, in a process of its own: no live stream waits for a file, and no file can hurt the server.
+"""Transcribes uploaded files in a separate process, so that they neither delay live streams nor endanger the server.
 
-Files come as bytes, and soundfile alone reads them: no path, no address and no other program is ever involved.
+Files arrive as bytes, and soundfile alone reads them: no path, no address and no other program is ever involved.
 """
 
 import asyncio

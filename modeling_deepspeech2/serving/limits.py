@@ -1,4 +1,4 @@
-"""What a client may ask of the server, and what it is told when it asks for more."""
+"""The limits on what a client may ask of the server, and the errors for exceeding them."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The live ONNX graph of a model in onnxruntime, as the dispatcher uses it: PyTorch's logits but for rounding."""
+"""The live ONNX graph of a model in onnxruntime, as the dispatcher uses it; its logits are PyTorch's but for rounding."""
 
 import numpy as np
 import onnxruntime

@@ -1,4 +1,4 @@
-"""Runs the application on a port, and ends it so that live streams get their last text."""
+"""Runs the application on a port, and shuts it down so that live streams still get their last text."""
 
 import contextlib
 import signal

@@ -1,4 +1,4 @@
-"""The models of a server and what all protocols share: which model a client means, who is connected, how it all ends."""
+"""The models of a server and the state that all protocols share: models by name, connected clients, and the shutdown."""
 
 import asyncio
 import contextlib

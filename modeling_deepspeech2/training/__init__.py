@@ -1,1 +1,1 @@
-"""What only training needs; the package itself never imports it."""
+"""Everything that only training needs; inference never imports it."""

@@ -1,6 +1,6 @@
-"""What a recipe, or the command line, can set: the network, the data, and the run.
+"""The fields that a recipe or the command line can set: the network, the data, and the run.
 
-The network's fields are those of `DeepSpeech2Config` itself, but for the ones that follow from tokenizer and features.
+The network's fields are those of `DeepSpeech2Config`, except those that follow from the tokenizer and the features.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The mean of several trainings of one network (`deepspeech2 average`; Izmailov et al., arXiv 1803.05407)."""
+"""Averages several trainings of one network (`deepspeech2 average`; Izmailov et al., arXiv 1803.05407)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The alphabet of a new model for which none is named: English, from the clone or from the installed package."""
+"""The default alphabet of a new model: English, from the clone or from the installed package."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The end of a run: the model, its error rates, the card and the curve, each written whole or not at all."""
+"""Ends a run: writes the model, its error rates, the card and the curve, each completely or not at all."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What training asks of the processor, of torch and of the C library, and what it says of them in the run's record."""
+"""Settings of the processor, torch and the C library for training, and their description in the run's record."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM (a cluster's notice): a training saves once, says how to continue, and ends."""
+"""Handles SIGINT (Ctrl-C) and SIGTERM (sent by clusters): a training saves once, says how to continue, and ends."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The model card: what was trained on what, by which run, its error rates, and the training curve as a picture."""
+"""Writes the model card: the model, its training data and run, its error rates, and the training curve as a picture."""
 
 import json
 import re

@@ -1,9 +1,10 @@
-"""Model parallelism: two processes share out the layers of one model, and many such pairs the data.
+"""Model parallelism: two processes share the layers of one model, and many such pairs share the data.
 
-Of every recurrent layer each process of a pair trains one direction, whose states are then added up, as in the paper; of the
-output layer each trains half of the symbols. All else both compute. Both hold all parameters, so that saving, loading and
-evaluation know nothing of it. The gradients need no rules of their own: the objective is the sum of all processes' losses,
-every exchange is differentiated as what it is, a sum over processes, and data parallelism adds up what each process found.
+In every recurrent layer, each process of a pair computes one direction, and the states are added up as in the paper. In the
+output layer, each computes half of the symbols. Both compute everything else. Both hold all parameters, so that saving,
+loading and evaluation need no special treatment. Neither do the gradients: the objective is the sum of all processes'
+losses, every exchange is differentiated as a sum over processes, and data parallelism adds up the gradients of all
+processes.
 """
 
 import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""The optimiser, and the learning rate of every step."""
+"""The optimiser and the learning-rate schedule."""
 
 import math
 

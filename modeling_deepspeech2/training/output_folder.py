@@ -1,8 +1,8 @@
-"""The folder that a run writes to: whose it is, and files that are written whole or not at all.
+"""The output folder of a run: its owner, its lock, and files that are written completely or not at all.
 
-A run writes only into a folder that is new, empty or its own, holds a lock while it works, and removes only what runs wrote.
-Whatever it writes is first written beside its place and then renamed, so that a run killed at any instruction leaves either
-the old or the new.
+A run writes only into a folder that is new, empty or its own, holds a lock while it works, and removes only files of runs.
+Every file is first written under another name and then renamed, so that a run killed at any instruction leaves either the
+old file or the new one.
 """
 
 import hashlib

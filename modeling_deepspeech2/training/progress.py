@@ -1,4 +1,4 @@
-"""Where a training stands, what it has measured, and what it has left out."""
+"""The progress of a training: its position, its measurements, and what it has left out."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A training with all that it needs: what `run_ctc.py` hands from function to function."""
+"""A training with everything that it needs, which the functions of `run_ctc.py` pass on."""
 
 import math
 from dataclasses import dataclass, field

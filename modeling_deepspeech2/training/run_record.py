@@ -1,4 +1,4 @@
-"""The record of a run, `run.json`: what was asked for, by which software, on which hardware and data, and when."""
+"""The record of a run, `run.json`: settings, software, hardware, data and times."""
 
 import getpass
 import hashlib

@@ -1,4 +1,4 @@
-"""The start of a run: everything is checked here that it will need to its end, and a model is made or taken over."""
+"""Starts a run: checks everything that the run will need until its end, and makes or loads the model."""
 
 import dataclasses
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The tracker that losses, error rates and settings go to, by Accelerate; it never costs the training."""
+"""Sends losses, error rates and settings to Accelerate's trackers; a tracker that fails never stops the training."""
 
 from typing import Any
 

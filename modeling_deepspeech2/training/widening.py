@@ -1,7 +1,7 @@
 """Makes a trained model wider without changing what it computes (`deepspeech2 widen`; Net2Net, arXiv 1511.05641).
 
-New units are copies of old ones; what reads a unit that has copies gets shares of its weights that add up to the old weight.
-A little noise on the copies' own weights lets them learn different things.
+New units are copies of old ones. Layers that read a copied unit divide its old weight among the copies. A little noise on
+the copies' own weights lets them learn different things.
 """
 
 import torch

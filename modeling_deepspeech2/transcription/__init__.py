@@ -1,1 +1,1 @@
-"""Recordings of any length and live streams: utterances, words in time, alignment, subtitles."""
+"""Recordings of any length and live streams: utterances, word times, alignment, subtitles."""

@@ -1,6 +1,6 @@
-"""Alignment: finds when each line, word and character of a known text was said, from audio or its logits.
+"""Alignment: finds when each line, word and character of a known text was spoken, from audio or its logits.
 
-It takes the most probable CTC path that spells the text, as section 5 of the paper does before it cuts recordings. Memory is
+It takes the most probable CTC path that spells the text, as section 5 of the paper does before cutting recordings. Memory is
 linear in the length of the recording.
 """
 

@@ -1,4 +1,4 @@
-"""Long recordings in overlapping chunks, for models that need what comes after: of each chunk only the middle counts."""
+"""Divides long recordings into overlapping chunks, for models that need future context; only the middle of each counts."""
 
 from collections.abc import Iterable, Iterator
 

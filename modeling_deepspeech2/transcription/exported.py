@@ -1,7 +1,7 @@
-"""Transcribes with a model that `deepspeech2 export` wrote: by onnxruntime, without torch and transformers.
+"""Transcribes with a model that `deepspeech2 export` wrote, by onnxruntime, without torch and transformers.
 
-From the logits on, everything is as with torch: the same utterances, decoder, words in time. The logits are those of torch
-but for rounding; a bidirectional model reads chunk by chunk here, in batches of chunks there.
+From the logits on, everything is as with torch: the same utterances, decoder and word times. The logits are those of torch
+but for rounding; a bidirectional model reads one chunk at a time here, and batches of chunks there.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Recordings of any length -> logits and utterances, piece by piece, in bounded memory.
+"""Transcribes recordings of any length piece by piece, in bounded memory.
 
-A unidirectional model carries its state from piece to piece, and so gives exactly the logits of one pass. A bidirectional
-one, or one whose features are normalised by the utterance, never ends a pass over hours: it reads overlapping chunks, and of
-each only the middle counts, where what lies beyond the chunk is forgotten. Chunks go through the model in batches.
+A unidirectional model carries its state from piece to piece and gives exactly the logits of one pass. A model that is
+bidirectional, or whose features are normalised by utterance, cannot work that way: it reads overlapping chunks, of which
+only the middle counts, where what lies outside the chunk no longer matters. Chunks go through the model in batches.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Live streams: samples in pieces of any size -> logits and text, as soon as their frames are complete (section 3.7).
+"""Live streams: logits and text from samples in pieces of any size, as soon as their frames are complete (section 3.7).
 
-Every layer with a window of time keeps the end of what it has seen, and the recurrence its state, so that the logits are
+Every layer with a window over time keeps the end of its input, and the recurrence keeps its state, so that the logits are
 those of one pass over the whole utterance.
 """
 

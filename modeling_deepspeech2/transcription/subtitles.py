@@ -1,7 +1,7 @@
-"""Words in time -> subtitles: cues of one or two lines that can be read, as SRT or WebVTT.
+"""Turns words with times into subtitles: readable cues of one or two lines, as SRT or WebVTT.
 
-A cue ends at a pause, before it grows too long to show at once, and as a rule where the text has a line of its own. The
-lines of Chinese, Japanese and Korean are shorter: 16 characters.
+A cue ends at a pause, before it becomes too long to show at once, and usually at the end of a line of the text. The lines of
+Chinese, Japanese and Korean are shorter: 16 characters.
 """
 
 import unicodedata

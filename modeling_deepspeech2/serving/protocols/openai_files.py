@@ -1,7 +1,7 @@
-"""`POST /v1/audio/transcriptions` and `GET /v1/models`, as the OpenAI API has them.
+"""`POST /v1/audio/transcriptions` and `GET /v1/models`, as in the OpenAI API.
 
-`hotwords`, a JSON object of words and weights, is a field of ours; fields that this model has no use for, such as `prompt`
-and `temperature`, are taken and not used.
+The field `hotwords`, a JSON object of words and weights, is an extension. Fields that these models cannot use, such as
+`prompt` and `temperature`, are accepted and ignored.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""The websocket `/v1/realtime` of the OpenAI API, for sessions that transcribe.
+"""The websocket `/v1/realtime` of the OpenAI API, for transcription sessions.
 
-Samples come as base64 in `input_audio_buffer.append`. With turn detection, which is on unless a session sets it to null, a
-pause ends an item; without it, `input_audio_buffer.commit` does. The text of an item comes in deltas that are never taken
-back. Rates other than 24,000 hertz and `hotwords` beside the name of the model are additions of ours.
+Samples arrive as base64 in `input_audio_buffer.append`. With turn detection, which is on unless a session sets it to null, a
+pause ends an item; without it, `input_audio_buffer.commit` does. The text of an item is sent in deltas that are never
+retracted. Rates other than 24,000 Hz, and `hotwords` beside the name of the model, are extensions.
 """
 
 import asyncio

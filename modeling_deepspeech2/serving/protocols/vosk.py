@@ -1,8 +1,8 @@
 """The websocket protocol of Vosk's server, at `/`: each message of samples gets one answer.
 
 The client may begin with `{"config": {"sample_rate": 16000, "words": true}}`, sends 16-bit samples as binary messages and
-ends with `{"eof": 1}`. An answer is `{"partial": …}`, or `{"result": […], "text": …}` where an utterance has ended. Ours
-are `"model"` and `"hotwords"` in the configuration.
+ends with `{"eof": 1}`. An answer is `{"partial": …}`, or `{"result": […], "text": …}` at the end of an utterance. `"model"`
+and `"hotwords"` in the configuration are extensions.
 """
 
 from fastapi import APIRouter, WebSocket

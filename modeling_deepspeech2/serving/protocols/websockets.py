@@ -1,4 +1,4 @@
-"""What both websocket protocols share: a client's next message, in time, and an answer, in time."""
+"""What both websocket protocols share: receiving a client's next message and sending an answer, each with a time limit."""
 
 import asyncio
 import contextlib

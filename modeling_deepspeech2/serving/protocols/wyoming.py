@@ -1,6 +1,6 @@
 """The Wyoming protocol over TCP, which voice assistants speak: describe, transcribe, samples, and a transcript.
 
-The protocol knows no token, so this port listens on the loopback address alone.
+The protocol has no authentication, so this port listens on the loopback address only.
 """
 
 import asyncio
