@@ -222,7 +222,6 @@ class DeepSpeech2PreTrainedModel(PreTrainedModel):
         Same outputs but for rounding, less work, and layers that can be quantised. It is not for saving: save the model.
 
         >>> fast = model.fold_batch_norm()
-        >>> small = torch.ao.quantization.quantize_dynamic(fast, {nn.Linear, nn.GRU, nn.LSTM})  # int8
         >>> half = fast.to(torch.bfloat16)
         """
         model = copy.deepcopy(self).eval().requires_grad_(False)
