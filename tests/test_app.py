@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import REPOSITORY
 from transformers import pipeline
 
 from modeling_deepspeech2 import DeepSpeech2Stream, GreedyDecoder
@@ -29,6 +28,9 @@ pytest.importorskip("gradio", reason='needs the page\'s packages: pip install -e
 
 import app
 from demo import steps
+
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 PATIENCE = 300  # seconds that a busy machine may take

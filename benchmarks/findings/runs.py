@@ -82,11 +82,10 @@ def make_noisy(folder: Path) -> None:
 
 def make_language_model(file: Path) -> None:
     if not file.exists():
-        command = [sys.executable, "-m", "modeling_deepspeech2.language_models.estimation", "demo/speech::english/train"]
+        command = [sys.executable, "deepspeech2_command.py", "language-model", "--dataset", "demo/speech"]
+        command += ["--split", "english/train", "--tokenizer", "tokenizer/english", "--output", str(file)]
         file.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [*command, "--tokenizer", "tokenizer/english", "--output", str(file)], check=True, capture_output=True
-        )
+        subprocess.run(command, check=True, capture_output=True)
 
 
 def train(settings: dict, seed: int, more: list[str], measured: set[str], work: Path, cores: "queue.Queue[int]") -> dict:

@@ -1,13 +1,16 @@
 """`deepspeech2 export`, as people type it."""
 
 import re
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from conftest import REPOSITORY
 
 from modeling_deepspeech2.cli.main import main
 from modeling_deepspeech2.training.publishing import save_repository
+
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 pytest.importorskip("onnx", reason='needs the packages of the export: pip install -e ".[onnx]"')

@@ -2,17 +2,20 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from conftest import REPOSITORY
 from small_models import open_session
 from tokenizers import Tokenizer
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2CTCTokenizer, DeepSpeech2Processor, GreedyDecoder
 from modeling_deepspeech2.errors import UserError
 from modeling_deepspeech2.export.folder import export
+
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

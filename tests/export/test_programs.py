@@ -12,7 +12,6 @@ import pytest
 import soundfile
 import torch
 from browser import chromium, served
-from conftest import REPOSITORY
 from npm_packages import installed_packages
 from small_models import open_session
 
@@ -22,6 +21,9 @@ from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Processor, Greedy
 pytest.importorskip("onnx", reason='needs the packages of the export: pip install -e ".[onnx]"')
 
 from modeling_deepspeech2.export.folder import export
+
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 NUM_CLIPS = 50

@@ -12,7 +12,6 @@ import pyarrow.parquet
 import pytest
 import soundfile
 from browser import PATIENCE, chromium, served
-from conftest import REPOSITORY
 from npm_packages import WEB, installed_packages
 
 from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Processor, GreedyDecoder
@@ -24,6 +23,9 @@ from modeling_deepspeech2.export.folder import export
 
 
 from small_models import open_session  # isort: skip
+
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 RATE = 16_000

@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import REPOSITORY
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2Stream
 from modeling_deepspeech2.errors import UserError
@@ -21,6 +21,9 @@ pytest.importorskip("onnx", reason=NEEDED)
 pytest.importorskip("onnxruntime", reason=NEEDED)
 
 from modeling_deepspeech2.export.folder import export  # noqa: E402
+
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["bidirectional", "live"])
