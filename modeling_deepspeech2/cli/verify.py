@@ -12,8 +12,9 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from ..configuration_deepspeech2 import DeepSpeech2Config
+from ..corpus.checks import CHECKS
 from ..corpus.report import html_report, text_report
-from ..corpus.verify import CHECKS, verify
+from ..corpus.verify import verify
 from ..data.sources import all_splits
 from .options import add_columns, add_dataset, add_processes
 from .vocabulary import quiet_tokenizer

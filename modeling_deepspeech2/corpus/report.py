@@ -11,8 +11,9 @@ import numpy as np  # noqa: E402
 import pandas  # noqa: E402
 from jinja2 import Environment  # noqa: E402
 
+from .checks import Verification
+from .measurements import roll_off, source_rate  # noqa: E402
 from .shards import is_training
-from .verify import Verification, roll_off, source_rate  # noqa: E402
 
 
 _COLOURS = plt.get_cmap("tab10").colors

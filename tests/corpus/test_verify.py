@@ -13,8 +13,10 @@ import soundfile
 import soxr
 
 from modeling_deepspeech2.cli.main import main
+from modeling_deepspeech2.corpus.checks import CHECKS
+from modeling_deepspeech2.corpus.measurements import measure_audio, source_rate
 from modeling_deepspeech2.corpus.report import text_report
-from modeling_deepspeech2.corpus.verify import CHECKS, measure_audio, source_rate, verify
+from modeling_deepspeech2.corpus.verify import verify
 from modeling_deepspeech2.data.sources import Utterance
 
 
