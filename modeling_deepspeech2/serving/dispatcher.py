@@ -173,8 +173,6 @@ class Dispatcher:
         utterances = UtteranceDecoder(
             self.decoder, self.engine.seconds_per_frame, end_of_utterance, longest_utterance, hotwords
         )
-        if hotwords:
-            self.decoder.start(hotwords)  # refuses wrong ones here, not at the first word
         with self.lock:
             if self._is_stopping or not self.table.free:
                 raise TooManyStreams(f"All {self.table.capacity} places for live streams are taken: try again later.")

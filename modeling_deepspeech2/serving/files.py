@@ -149,6 +149,7 @@ class FileWorker:
         self.process.start()
         other.close()
         self.is_ready = False
+        self._message: asyncio.Future[tuple] | None = None  # that is being waited for
 
     async def ready(self) -> None:
         """Waits until the models are loaded."""
@@ -161,7 +162,13 @@ class FileWorker:
             self.is_ready = True
 
     async def _receive(self) -> tuple:
-        return await anyio.to_thread.run_sync(self.connection.recv, abandon_on_cancel=True)
+        """The next message. A wait that is cancelled goes on, and the next call gets what it brings: two threads that read
+        at once would take each other's messages."""
+        if self._message is None:
+            self._message = asyncio.ensure_future(anyio.to_thread.run_sync(self.connection.recv, abandon_on_cancel=True))
+        message = await asyncio.shield(self._message)
+        self._message = None
+        return message
 
     async def transcribe(self, job: Job) -> AsyncIterator[Hypothesis]:
         """The utterances of a file, as they are found.
@@ -176,7 +183,6 @@ class FileWorker:
             async with self._lock:
                 try:
                     await self._wait_until_ready()
-                    await anyio.to_thread.run_sync(self.connection.send, job)
                     async for utterance in self._answers(job):
                         yield utterance
                 except (EOFError, OSError) as error:
@@ -189,7 +195,9 @@ class FileWorker:
 
     async def _answers(self, job: Job) -> AsyncIterator[Hypothesis]:
         is_over = False
+        sent = asyncio.ensure_future(anyio.to_thread.run_sync(self.connection.send, job))
         try:
+            await asyncio.shield(sent)
             while True:
                 kind, value = await self._receive()
                 is_over = kind != "utterance"
@@ -205,6 +213,7 @@ class FileWorker:
         finally:
             if not is_over and self.process.is_alive():
                 with anyio.CancelScope(shield=True):
+                    await asyncio.wait([sent])
                     await self._abandon()
 
     async def _abandon(self) -> None:
