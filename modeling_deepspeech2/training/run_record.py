@@ -28,7 +28,7 @@ from .output_folder import write_text
 
 RECORD = "run.json"
 _REPOSITORY = Path(__file__).parents[2]
-_PATH = re.compile(r"(?<![\w.:/~-])(?:~|/|[A-Za-z]:[\\/])[^\s'\",\]\[]*")  # absolute, in a text
+_PATH = re.compile(r"(?<![\w.:/~-])(?:~?/|[A-Za-z]:[\\/])[^\s'\",\]\[]+")  # absolute, in a text
 _KEPT_PARTS = 2  # of a path outside the working folder
 
 
@@ -121,7 +121,8 @@ def portable(value: Any) -> Any:
     A path below the working folder becomes relative, of any other the last parts stay.
     """
     if isinstance(value, dict):
-        return {portable(name): portable(item) for name, item in value.items()}
+        # The record's own fields stay, also where the user or the machine is called like one of them.
+        return {name if name.isidentifier() else portable(name): portable(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [portable(item) for item in value]
     return _without_places(value) if isinstance(value, str) else value

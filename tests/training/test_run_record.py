@@ -22,6 +22,7 @@ from modeling_deepspeech2.training.run_record import commit, portable, versions
         ("~/speech/english", "speech/english"),
         ("../shared/data/speech-en", "../shared/data/speech-en"),
         ("openslr/librispeech_asr https://hub.example/me/model", "openslr/librispeech_asr https://hub.example/me/model"),
+        ("about ~20 hours, train / test, ~ or null", "about ~20 hours, train / test, ~ or null"),
         ("the model `/home/somebody/runs/first`", "the model `runs/first`"),
     ],
 )
@@ -34,6 +35,12 @@ def test_users_and_hosts_are_not_named(monkeypatch):
     monkeypatch.setattr(getpass, "getuser", lambda: "somebody")
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-17")
     assert portable("../somebody/speech on gpu-17, somebody-else") == "../…/speech on …, somebody-else"
+
+
+def test_the_fields_of_a_record_stay_whatever_the_user_is_called(monkeypatch):
+    """The card reads them by their names."""
+    monkeypatch.setattr(getpass, "getuser", lambda: "data")
+    assert portable({"data": {"test of data": "data"}}) == {"data": {"test of …": "…"}}
 
 
 def test_versions_commit_and_processor(monkeypatch, tmp_path):
