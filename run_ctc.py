@@ -278,7 +278,7 @@ def validate(run: Run, model: torch.nn.Module) -> None:
         progress.stale += 1
         return
     progress.stale = 0
-    if save_best(run.output, unwrapped, weights, progress.step, accelerator):
+    if save_best(run.output, unwrapped, run.processor, weights, progress.step, accelerator):
         progress.best_cer, progress.best_step = result.cer, progress.step
 
 

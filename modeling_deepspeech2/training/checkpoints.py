@@ -2,7 +2,7 @@
 
     checkpoints/start           model and processor as the training began
     checkpoints/step-00000500   weights, optimiser and random states as safetensors, progress and settings as JSON
-    checkpoints/best-00000400   the best model by validation, as `save_pretrained` writes it
+    checkpoints/best-00000400   the best model by validation, as `save_pretrained` writes it, with its processor
 
 Each is written whole or not at all, with the hashes of its files, by which a damaged one is recognised. Nothing is pickled.
 """
@@ -91,10 +91,10 @@ def save_checkpoint(
     if accelerator.is_main_process:
         attempt(put)
         if problems:
-            progress.saved_step = before
             remove(new)
             tqdm.write(f"step {progress.step}: no checkpoint, the older ones stay: {problems[0]}")
-    accelerator.wait_for_everyone()
+    if gather_object(problems):  # all processes try again, or none
+        progress.saved_step = before
 
 
 def load_checkpoint(
@@ -162,13 +162,16 @@ def checkpoints(output: Path) -> list[Path]:
     return sorted(path for path in (output / "checkpoints").glob("step-*") if path.name[5:].isdecimal())
 
 
-def save_best(output: Path, model: Any, weights: dict[str, torch.Tensor], step: int, accelerator: Accelerator) -> bool:
+def save_best(
+    output: Path, model: Any, processor: Any, weights: dict[str, torch.Tensor], step: int, accelerator: Accelerator
+) -> bool:
     """Keeps the best model so far; gives whether it could be written. All processes call it."""
 
     def write() -> None:
         needed = _SMALL_FILES + sum(tensor.nbytes for tensor in weights.values())
         with new_folder(folder_of(output, "best", step), needed) as new:
             model.save_pretrained(new, state_dict=weights)
+            processor.save_pretrained(new)  # so that another run can begin with it
 
     try:
         on_main_process(accelerator, write)

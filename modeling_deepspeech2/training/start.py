@@ -370,10 +370,11 @@ def make_batching(
     if len(set(gather_object([plan]))) > 1:
         raise DataError(f"The processes see different versions of {train_data.path}; here {len(train_data.index)} rows.")
     if saved and progress.plan != plan and progress.epoch_step:
+        best = folder_of(Path(settings.run.output_dir), "best", progress.best_step)
         raise DataError(
             f"{checkpoint} stands amid an epoch of other data, or of another per_device_train_batch_size, batch_seconds, "
-            f"sorta_grad, seed or shuffle_memory: resume with what it was begun with, or start anew with "
-            f"--model={folder_of(Path(settings.run.output_dir), 'best', progress.best_step)}."
+            f"sorta_grad, seed or shuffle_memory: resume with what it was begun with, or start anew"
+            f"{'.' if progress.best_step is None else f' with --model={best}.'}"
         )
     progress.parts, progress.plan = parts, plan
     return batching, progress
