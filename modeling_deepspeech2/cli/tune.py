@@ -43,6 +43,9 @@ def check(settings: argparse.Namespace) -> None:
             raise UserError(f"--split: found the test split {split}; weights tuned on it make its figures worthless.")
     if settings.output is None and not Path(settings.model).is_dir():
         raise UserError(f"--output: needed, because the model {settings.model} is not a folder.")
+    for name, least in (("batch_size", 1), ("processes", 1), ("max_utterances", 0)):
+        if getattr(settings, name) < least:
+            raise UserError(f"--{name}: found {getattr(settings, name)}, expected at least {least}.")
     if not (settings.max_alpha > 0 and settings.max_beta > 0):
         raise UserError("--max_alpha and --max_beta must be above 0.")
 
