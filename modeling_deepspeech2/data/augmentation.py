@@ -106,7 +106,7 @@ class Augmentation:
         return cls(noise=noise, **{name: getattr(arguments, name) for name in own})
 
     def generator(self, name: str) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.epoch, zlib.crc32(name.encode())])
+        return np.random.default_rng([self.seed, self.epoch, zlib.crc32(name.encode("utf-8", "surrogateescape"))])
 
     def change(self, waveform: np.ndarray, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
         """(samples,) -> (samples / speed,)"""
