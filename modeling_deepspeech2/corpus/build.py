@@ -121,9 +121,7 @@ def build(
         raise DataError(f"The folder {output} holds something already: choose another, or empty it.")
     work = output.with_name(f"{output.name}.parts")
     processor = DeepSpeech2Processor.from_pretrained(settings.model)
-    path, _, split = (settings.known or "").partition("::")
-    known_splits = [split] if split else []
-    if path and next(read_recordings(path, known_splits), None) is None:
+    if settings.known and next(_known_recordings(settings.known), None) is None:
         raise DataError(f"{settings.known} holds no recording with a transcript.")
     parts = make_parts(read_recordings(source, splits), work, settings, num_processes, show_progress)
     segments = _facts(parts)
@@ -132,24 +130,15 @@ def build(
     transcript_filter = None
     if settings.precision:
         known = segments
-        if path:
-            known = _facts(make_parts(read_recordings(path, known_splits), work, settings, num_processes, show_progress))
-        known = known[known["reason"] == ""]
-        right, wrong = (
-            np.array(known[name].tolist(), dtype=np.float64).reshape(-1, len(FEATURES)) for name in ("right", "wrong")
-        )
-        transcript_filter = train_filter(right, wrong, settings.precision, all_are_right=bool(path))
+        if settings.known:
+            recordings = _known_recordings(settings.known)
+            known = _facts(make_parts(recordings, work, settings, num_processes, show_progress))
+        transcript_filter = _filter_of(known, settings)
     judge(segments, transcript_filter)
     kept = segments[segments["reason"] == ""].copy()
     if kept.empty:
         raise DataError(f"Nothing of {source} can be kept; most often because: {segments['reason'].mode()[0]}")
-    separation = ""
-    if kept["split"].isna().all():
-        clips = kept.rename(columns={"speaker_id": "speaker", "duration": "seconds"})
-        kept["split"], unit = draw_splits(clips, settings.validation_share, settings.test_share)
-        separation = f" The splits were drawn: they share no {unit}."
-    kept["split"] = kept["split"].fillna("train")
-
+    separation = _choose_splits(kept, settings)
     new = work / "data_set"  # whole before it takes the place of an older one
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
@@ -158,11 +147,7 @@ def build(
         some = kept[kept["split"] == split]
         with tqdm(desc=split, total=len(some), unit=" utterances", disable=not show_progress) as bar:
             found[split] = write_shards(_rows(some, parts, bar), new, split, settings.shard_megabytes * 2**20)
-    rejected = segments[segments["reason"] != ""]
-    table = rejected[["id", "source", "start", "end", "reason", "probability", "text"]]
-    costs = [[np.nan] * len(FEATURES) if row is None else row for row in rejected["right"]]
-    costs = pandas.DataFrame(costs, columns=FEATURES, index=rejected.index)
-    table.join(costs).to_csv(new / REJECTED, index=False, float_format="%.4g")
+    rejected = _write_rejected(segments, new / REJECTED)
     share = len(kept) / len(segments)
     description = (
         f"Made from recordings: aligned and judged by the model `{Path(settings.model).name}`, cut at pauses; "
@@ -173,7 +158,43 @@ def build(
     write_card(new, found, processor.tokenizer.language, description, name=output.name)
     processor.save_pretrained(new / PROCESSOR)
     _replace(output, new)
-    return Built(found, table, segments, transcript_filter)
+    return Built(found, rejected, segments, transcript_filter)
+
+
+def _known_recordings(known: str) -> Iterator[Recording]:
+    """Those of "PATH::SPLIT" or of a folder."""
+    path, _, split = known.partition("::")
+    return read_recordings(path, [split] if split else [])
+
+
+def _filter_of(known: pandas.DataFrame, settings: BuildSettings) -> TranscriptFilter:
+    """Trained on those of the segments that could be scored."""
+    usable = known[known["reason"] == ""]
+    right, wrong = (
+        np.array(usable[name].tolist(), dtype=np.float64).reshape(-1, len(FEATURES)) for name in ("right", "wrong")
+    )
+    return train_filter(right, wrong, settings.precision, all_are_right=bool(settings.known))
+
+
+def _choose_splits(kept: pandas.DataFrame, settings: BuildSettings) -> str:
+    """Fills in the split of each segment; gives a sentence on how they were drawn, if they were."""
+    separation = ""
+    if kept["split"].isna().all():
+        clips = kept.rename(columns={"speaker_id": "speaker", "duration": "seconds"})
+        kept["split"], unit = draw_splits(clips, settings.validation_share, settings.test_share)
+        separation = f" The splits were drawn: they share no {unit}."
+    kept["split"] = kept["split"].fillna("train")
+    return separation
+
+
+def _write_rejected(segments: pandas.DataFrame, file: Path) -> pandas.DataFrame:
+    """The segments that were left out, with the reason and, in the file, what the filter saw of them."""
+    rejected = segments[segments["reason"] != ""]
+    table = rejected[["id", "source", "start", "end", "reason", "probability", "text"]]
+    costs = [[np.nan] * len(FEATURES) if row is None else row for row in rejected["right"]]
+    columns = pandas.DataFrame(costs, columns=FEATURES, index=rejected.index)
+    table.join(columns).to_csv(file, index=False, float_format="%.4g")
+    return table
 
 
 def _replace(output: Path, new: Path) -> None:

@@ -39,17 +39,8 @@ def offline_graph(
     if gain != 1.0:
         samples = graph.Mul(samples, gain)
 
-    half = extractor.n_fft // 2
-    features = layers.log_power(graph, samples, extractor, half)
-    frames = graph.Add(graph.Div(graph.Add(lengths, 2 * half - extractor.n_fft), extractor.hop_length), 1)
-    lengths = graph.Where(graph.Greater(lengths, 0), frames, 0)
-    valid = graph.Unsqueeze(_valid(graph, features, 1, lengths), [2])
-    if extractor.normalization == "utterance":
-        count = graph.Unsqueeze(graph.Cast(graph.Max(lengths, 1), to=1), [2])
-        features = layers.standardize_utterance(graph, features, valid, count)
-    else:
-        features = layers.standardize(graph, features, extractor)
-    image = layers.as_image(graph, graph.Where(valid, features, 0.0), config.conv_type)
+    features, lengths = _features(graph, samples, lengths, extractor)
+    image = layers.as_image(graph, features, config.conv_type)
     for layer in encoder.convolutions:
         image = layers.convolution(graph, image, layer, pads_time=True)
         stride = layer.conv.stride[0]
@@ -81,6 +72,21 @@ def offline_graph(
         [value_info("logits", np.float32, ["batch", "frames", config.vocab_size])],
         defaults={"attention_mask": np.ones((1, 1), np.int64)},
     )
+
+
+def _features(graph: Graph, samples: str, lengths: str, extractor: DeepSpeech2FeatureExtractor) -> tuple[str, str]:
+    """Samples -> normalised features (batch, frames, bins), zero in the padding, and how many frames are speech."""
+    half = extractor.n_fft // 2
+    features = layers.log_power(graph, samples, extractor, half)
+    frames = graph.Add(graph.Div(graph.Add(lengths, 2 * half - extractor.n_fft), extractor.hop_length), 1)
+    lengths = graph.Where(graph.Greater(lengths, 0), frames, 0)
+    valid = graph.Unsqueeze(_valid(graph, features, 1, lengths), [2])
+    if extractor.normalization == "utterance":
+        count = graph.Unsqueeze(graph.Cast(graph.Max(lengths, 1), to=1), [2])
+        features = layers.standardize_utterance(graph, features, valid, count)
+    else:
+        features = layers.standardize(graph, features, extractor)
+    return graph.Where(valid, features, 0.0), lengths
 
 
 def _valid(graph: Graph, frames: str, axis: int, lengths: str) -> str:

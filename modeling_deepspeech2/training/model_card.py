@@ -110,6 +110,30 @@ def write_model_card(
     """
     # A card travels; a path of this machine means nothing elsewhere, so that only the data set's own name stays.
     dataset = dataset if "/" in dataset and not Path(dataset).exists() else Path(dataset).name
+    rows = [
+        f"| {portable(split)} | {len(e.references):,} | {e.seconds / 3600:.2f} | {e.wer:.2%} | {e.cer:.2%} |"
+        for split, e in results.items()
+    ]
+    network = ["| field | value |", "| --- | --- |"] + [f"| `{name}` | `{value}` |" for name, value in settings.items()]
+    card = _TEMPLATE.format(
+        metadata=_metadata(model_id, language, dataset, results, facts["start"]).to_yaml(),
+        name=Path(model_id).name,
+        model_id=model_id,
+        dataset=dataset,
+        results="\n".join(rows) or "| not measured | | | | |",
+        network="\n".join(network),
+        curve=CURVE,
+        run=_run_table(portable(record)),
+        record=json.dumps(portable(record), indent=1, ensure_ascii=False),
+        **facts,
+    )
+    ModelCard(card, ignore_metadata_errors=True).save(folder / "README.md")
+
+
+def _metadata(
+    model_id: str, language: str | None, dataset: str, results: dict[str, Evaluation], start: str
+) -> ModelCardData:
+    """What the Hub reads of a card."""
     metrics = [
         EvalResult(
             task_type="automatic-speech-recognition",
@@ -123,11 +147,10 @@ def write_model_card(
         for split, evaluation in results.items()
         for metric in ("wer", "cer")
     ]
-    is_on_hub = "/" in dataset
-    base = re.search("the model `([^`/]+/[^`/]+)`", facts.get("start", ""))
-    metadata = ModelCardData(
+    base = re.search("the model `([^`/]+/[^`/]+)`", start)
+    return ModelCardData(
         language=language,
-        datasets=[dataset] if is_on_hub else None,
+        datasets=[dataset] if "/" in dataset else None,
         base_model=base[1] if base and not Path(base[1]).exists() else None,
         metrics=["wer", "cer"],
         library_name="transformers",
@@ -136,24 +159,6 @@ def write_model_card(
         model_name=Path(model_id).name,
         eval_results=metrics or None,
     )
-    rows = [
-        f"| {portable(split)} | {len(e.references):,} | {e.seconds / 3600:.2f} | {e.wer:.2%} | {e.cer:.2%} |"
-        for split, e in results.items()
-    ]
-    network = ["| field | value |", "| --- | --- |"] + [f"| `{name}` | `{value}` |" for name, value in settings.items()]
-    card = _TEMPLATE.format(
-        metadata=metadata.to_yaml(),
-        name=Path(model_id).name,
-        model_id=model_id,
-        dataset=dataset,
-        results="\n".join(rows) or "| not measured | | | | |",
-        network="\n".join(network),
-        curve=CURVE,
-        run=_run_table(portable(record)),
-        record=json.dumps(portable(record), indent=1, ensure_ascii=False),
-        **facts,
-    )
-    ModelCard(card, ignore_metadata_errors=True).save(folder / "README.md")
 
 
 def _run_table(record: dict[str, Any]) -> str:
