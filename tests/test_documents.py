@@ -48,10 +48,6 @@ def words(command: str) -> list[str]:
     return found[: found.index(">")] if ">" in found else found
 
 
-def test_the_readme_is_one_page():
-    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").split()) <= 1_000
-
-
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
 def test_links_lead_somewhere(document):
     text = document.read_text(encoding="utf-8")

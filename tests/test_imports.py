@@ -1,5 +1,6 @@
 """The house: what stands flat travels to the Hub, all of it and only it; wings import downwards only."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -43,3 +44,24 @@ def test_imports_go_downwards(module):
     assert "modeling_deepspeech2." not in re.findall(
         r"^[ \t]*(?:from|import) (\S+)", module.read_text("utf-8"), re.MULTILINE
     )
+
+
+ROOT = PACKAGE.parent
+LONGEST_MODULE, LONGEST_FUNCTION, LONGEST_SCRIPT = 450, 60, 350  # lines
+LONGEST_README = 1_000  # words
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_and_functions_fit_a_head(module):
+    """Whatever grows beyond this holds more than one subject, or does more than one thing."""
+    text = module.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST_MODULE
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
+
+
+def test_what_is_read_first_is_short():
+    """The training script reads from top to bottom, and the README in five minutes."""
+    assert len((ROOT / "run_ctc.py").read_text(encoding="utf-8").splitlines()) <= LONGEST_SCRIPT
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= LONGEST_README

@@ -35,7 +35,7 @@ from .filtering import FEATURES, TranscriptFilter, corrupt, score, train_filter
 from .prepare import PROCESSOR, draw_splits
 from .segments import CuttingSettings, segment_recording, segment_samples
 from .shards import FEATURES as COLUMNS
-from .shards import ShardSettings, split_order, write_card, write_shards
+from .shards import ShardSettings, parts_of, split_order, write_card, write_shards
 from .transcripts import Recording, read_recordings
 
 
@@ -119,7 +119,7 @@ def build(
     """
     if output.exists() and any(output.iterdir()) and not (output / REJECTED).exists():
         raise DataError(f"The folder {output} holds something already: choose another, or empty it.")
-    work = output.with_name(f"{output.name}.parts")
+    work = parts_of(output)
     processor = DeepSpeech2Processor.from_pretrained(settings.model)
     if settings.known and next(_known_recordings(settings.known), None) is None:
         raise DataError(f"{settings.known} holds no recording with a transcript.")

@@ -29,7 +29,7 @@ from ..processing_deepspeech2 import DeepSpeech2Processor
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 from .clips import read_clips
 from .manifests import Clip, ManifestColumns
-from .shards import ShardSettings, is_training, split_order, write_card, write_shards
+from .shards import ShardSettings, is_training, parts_of, split_order, write_card, write_shards
 
 
 PROCESSOR = "processor"  # folder within the data set
@@ -115,7 +115,7 @@ def prepare(
     clips = pandas.DataFrame(read_clips(source, audio_root, columns), columns=Clip._fields)
     if clips.empty:
         raise DataError(f"{source} names no clip.")
-    work = output.with_name(f"{output.name}.parts")
+    work = parts_of(output)
     new = work / "data_set"
     try:
         work.mkdir(parents=True, exist_ok=True)

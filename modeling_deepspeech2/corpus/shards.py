@@ -70,6 +70,17 @@ class ShardSettings:
             raise UserError(f"shard_megabytes must be at least 1, but is {self.shard_megabytes}.")
 
 
+def parts_of(output: Path) -> Path:
+    """The folder beside a data set that keeps what is done until the data set is whole.
+
+    Raises:
+        UserError: the output has no name, as the working folder "." has none.
+    """
+    if not output.name:
+        raise UserError(f"found the output {output}, expected a folder of its own, such as my_speech.")
+    return output.with_name(f"{output.name}.parts")
+
+
 def is_training(split: str) -> bool:
     """Whether a split, "[configuration/]split", is for training."""
     return split.rpartition("/")[2].startswith("train")

@@ -170,7 +170,7 @@ def test_what_cannot_be_used_is_named(tmp_path, capsys):
     assert "5 clips were left out" in printed and "train: 4 utterances" in printed
 
 
-def test_bad_sources_end_with_one_sentence(tmp_path, capsys):
+def test_bad_sources_end_with_one_sentence(tmp_path, capsys, monkeypatch):
     def says(source, bars: int = 0) -> str:
         assert main(["prepare", str(source), "--output", str(tmp_path / "speech")]) == 2
         *before, error = capsys.readouterr().err.splitlines()
@@ -198,6 +198,10 @@ def test_bad_sources_end_with_one_sentence(tmp_path, capsys):
     (tmp_path / "speech").mkdir()
     (tmp_path / "speech" / "something").write_text("")
     assert "holds something already" in says(audio_folder(tmp_path / "good"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["prepare", str(tmp_path / "good"), "--output", "."]) == 2
+    assert "expected a folder of its own" in capsys.readouterr().err
 
 
 STOPS = ["measure_clip", "encode_clip", "write_shards", "write_card", "DeepSpeech2Processor"]
