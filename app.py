@@ -48,12 +48,7 @@ def read_clip(recognizer: Recognizer, file: str | Path) -> Heard:
         AudioError: it cannot be read, or is too long for this page.
     """
     rate, name = recognizer.processor.feature_extractor.sampling_rate, Path(file).name
-    waveform = read_audio(file, rate, name)
-    if len(waveform) > LONGEST_CLIP * rate:
-        raise AudioError(
-            f"{name} lasts {len(waveform) / rate:.0f} s, and this page shows clips of up to {LONGEST_CLIP} s; "
-            "the command deepspeech2 transcribe reads recordings of any length."
-        )
+    waveform = read_audio(file, rate, name, max_seconds=LONGEST_CLIP)
     return hear(recognizer, waveform)
 
 

@@ -155,7 +155,7 @@ def test_files_that_cannot_be_shown_are_said_to_be_so(recognizer, tmp_path):
     (tmp_path / "note.wav").write_text("no sound")
     soundfile.write(tmp_path / "long.wav", np.zeros(16_000 * 31), 16_000)
     assert "note.wav is" in app.show({"English": recognizer}, str(tmp_path / "note.wav"), "English")
-    assert "long.wav lasts 31 s" in app.show({"English": recognizer}, str(tmp_path / "long.wav"), "English")
+    assert "long.wav lasts longer than 30 s" in app.show({"English": recognizer}, str(tmp_path / "long.wav"), "English")
 
 
 # Live.
