@@ -3,20 +3,18 @@
 import io
 
 import matplotlib
-
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas  # noqa: E402
-from jinja2 import Environment  # noqa: E402
+import numpy as np
+import pandas
+from jinja2 import Environment
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from .checks import Verification
-from .measurements import roll_off, source_rate  # noqa: E402
+from .measurements import roll_off, source_rate
 from .shards import is_training
 
 
-_COLOURS = plt.get_cmap("tab10").colors
+_COLOURS = matplotlib.colormaps["tab10"].colors
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
@@ -121,14 +119,13 @@ def html_report(found: Verification, title: str, accepted: frozenset[str] = froz
     )
 
 
-def _svg(figure: plt.Figure) -> str:
+def _svg(figure: Figure) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
-    plt.close(figure)
     return file.getvalue().partition("<svg")[1] + file.getvalue().partition("<svg")[2]
 
 
-def plots(found: Verification) -> list[tuple[str, plt.Figure]]:
+def plots(found: Verification) -> list[tuple[str, Figure]]:
     """Captions and figures."""
     heard = found.utterances[found.utterances["error"] == ""]
     heard = heard[heard["seconds"] > 0]
@@ -147,7 +144,7 @@ def plots(found: Verification) -> list[tuple[str, plt.Figure]]:
     return [(caption, figure) for caption, figure in figures if figure is not None]
 
 
-def _lines(found: Verification, axes: plt.Axes, heard: pandas.DataFrame, values: pandas.Series, edges: np.ndarray) -> None:
+def _lines(found: Verification, axes: Axes, heard: pandas.DataFrame, values: pandas.Series, edges: np.ndarray) -> None:
     """A histogram for each split, as shares of its utterances."""
     for split, style in _styles(found).items():
         some = values[heard["split"] == split].clip(edges[0], edges[-1])
@@ -170,16 +167,17 @@ def _styles(found: Verification) -> dict[str, dict]:
     }
 
 
-def _axes(columns: int = 1, height: float = 3.6) -> tuple[plt.Figure, list[plt.Axes]]:
-    figure, axes = plt.subplots(1, columns, figsize=(10.5, height), layout="constrained", squeeze=False)
+def _axes(columns: int = 1, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(10.5, height), layout="constrained")  # not pyplot, which would change the backend of the user
+    axes = figure.subplots(1, columns, squeeze=False)
     return figure, axes[0].tolist()
 
 
-def _legend(axes: plt.Axes) -> None:
+def _legend(axes: Axes) -> None:
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
 
 
-def _durations(found: Verification, heard: pandas.DataFrame) -> plt.Figure:
+def _durations(found: Verification, heard: pandas.DataFrame) -> Figure:
     figure, (axes,) = _axes()
     longest = max(1.0, float(heard["seconds"].quantile(0.999)))
     _lines(found, axes, heard, heard["seconds"], np.linspace(0, longest, 60))
@@ -188,7 +186,7 @@ def _durations(found: Verification, heard: pandas.DataFrame) -> plt.Figure:
     return figure
 
 
-def _rates(found: Verification, heard: pandas.DataFrame) -> plt.Figure:
+def _rates(found: Verification, heard: pandas.DataFrame) -> Figure:
     figure, (axes,) = _axes()
     rates = heard["characters"] / heard["seconds"]
     _lines(found, axes, heard, rates, np.linspace(0, max(1.0, 1.2 * float(rates.quantile(0.999))), 60))
@@ -197,7 +195,7 @@ def _rates(found: Verification, heard: pandas.DataFrame) -> plt.Figure:
     return figure
 
 
-def _fit(found: Verification, heard: pandas.DataFrame) -> plt.Figure:
+def _fit(found: Verification, heard: pandas.DataFrame) -> Figure:
     figure, (axes,) = _axes()
     _lines(found, axes, heard, heard["needed"] / heard["available"].clip(lower=1), np.linspace(0, 1.5, 76))
     axes.axvline(1, color="black", linewidth=1)
@@ -206,7 +204,7 @@ def _fit(found: Verification, heard: pandas.DataFrame) -> plt.Figure:
     return figure
 
 
-def _spectra(found: Verification) -> plt.Figure:
+def _spectra(found: Verification) -> Figure:
     figure, (axes,) = _axes(height=4.2)
     for split, style in _styles(found).items():
         spectrum = found.spectra[split]
@@ -225,7 +223,7 @@ def _spectra(found: Verification) -> plt.Figure:
     return figure
 
 
-def _bandwidths(found: Verification, heard: pandas.DataFrame) -> plt.Figure:
+def _bandwidths(found: Verification, heard: pandas.DataFrame) -> Figure:
     figure, (axes,) = _axes()
     _lines(found, axes, heard, heard["roll_off"] / 1000, np.linspace(0, 8, 81))
     axes.set_xlabel("kHz")
@@ -233,7 +231,7 @@ def _bandwidths(found: Verification, heard: pandas.DataFrame) -> plt.Figure:
     return figure
 
 
-def _levels(found: Verification, heard: pandas.DataFrame) -> plt.Figure:
+def _levels(found: Verification, heard: pandas.DataFrame) -> Figure:
     figure, axes = _axes(3)
     for place, (column, label) in enumerate((("leading", "silence at the start, s"), ("trailing", "silence at the end, s"))):
         _lines(found, axes[place], heard, heard[column], np.linspace(0, 2, 41))
@@ -244,7 +242,7 @@ def _levels(found: Verification, heard: pandas.DataFrame) -> plt.Figure:
     return figure
 
 
-def _speakers(found: Verification) -> plt.Figure | None:
+def _speakers(found: Verification) -> Figure | None:
     named = found.utterances[found.utterances["speaker"] != ""]
     if named.empty:
         return None

@@ -30,11 +30,13 @@ class Segment:
 
 @dataclass
 class CuttingSettings:
-    """Args:
-    seconds: that a segment should last.
-    max_seconds: that a segment may last; longer ones, in which nobody pauses, are given up.
-    pause: shortest run of blanks between two words, in seconds, that is cut at.
-    edge: silence that is kept before the first and after the last word, in seconds, where there is so much.
+    """Where recordings are cut into segments.
+
+    Args:
+        seconds: that a segment should last.
+        max_seconds: that a segment may last; longer ones, in which nobody pauses, are given up.
+        pause: shortest run of blanks between two words, in seconds, that is cut at.
+        edge: silence that is kept before the first and after the last word, in seconds, where there is so much.
     """
 
     seconds: float = 7.0

@@ -77,16 +77,18 @@ def noise_recordings(place: str) -> tuple[list[dict], list[str]]:
 
 @dataclass
 class Augmentation:
-    """Args:
-    speed_perturbation: played faster or slower (and so higher or deeper) by up to this share, such as 0.1; 0 for never.
-    gain: louder or softer by up to so many decibels.
-    noise_share: share of the utterances that noise is added to.
-    noise: recordings of noise, see [`noise_recordings`]; without any coloured noise is made up.
-    codec_share: share of the utterances that go through a telephone line or a lossy codec.
-    silence_share: share of the utterances with up to a second of silence or low noise before and after them.
-    spec_augment: strength of the masks over frequency and time (Park et al., arXiv 1904.08779, without warping): 1 is the
-        published one, 0 none.
-    seed, epoch: what the randomness starts from.
+    """Random changes of training speech: waveforms first, then features (section 5.3 of the paper).
+
+    Args:
+        speed_perturbation: played faster or slower (and so higher or deeper) by up to this share, such as 0.1; 0 for never.
+        gain: louder or softer by up to so many decibels.
+        noise_share: share of the utterances that noise is added to.
+        noise: recordings of noise, see [`noise_recordings`]; without any coloured noise is made up.
+        codec_share: share of the utterances that go through a telephone line or a lossy codec.
+        silence_share: share of the utterances with up to a second of silence or low noise before and after them.
+        spec_augment: strength of the masks over frequency and time (Park et al., arXiv 1904.08779, without warping): 1 as
+            published, 0 for none.
+        seed, epoch: what the randomness starts from.
     """
 
     speed_perturbation: float = 0.0

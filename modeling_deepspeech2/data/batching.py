@@ -21,11 +21,13 @@ JITTER = 0.05
 
 @dataclass
 class EpochPlan:
-    """Args:
-    order: numbers of utterances, one step's after the other's, shape (utterances,).
-    step_ends: where in `order` each step ends, shape (steps,).
-    window_ends: the step at which each window ends; a window's utterances are read in one go, shape (windows,).
-    parts: batches that each step is shared out into, among processes and accumulation.
+    """The order of an epoch: which utterances make each step, and which steps are read together.
+
+    Args:
+        order: numbers of utterances, one step's after the other's, shape (utterances,).
+        step_ends: where in `order` each step ends, shape (steps,).
+        window_ends: the step at which each window ends; a window's utterances are read in one go, shape (windows,).
+        parts: batches that each step is shared out into, among processes and accumulation.
     """
 
     order: np.ndarray
