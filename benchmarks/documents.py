@@ -61,11 +61,11 @@ def searched(figures: dict[str, Any]) -> dict[str, float]:
 
 
 def models() -> list[str]:
-    """The README's table: a line for each checkpoint, on the first of its test splits."""
+    """The README's table: a line for each checkpoint, on the largest of its test splits."""
     rows = []
     for folder in checkpoints():
         card = (folder / "README.md").read_text(encoding="utf-8")
-        split, figures = next(iter(results(folder).items()))
+        split, figures = max(results(folder).items(), key=lambda item: item[1]["hours"])
         best, greedy = searched(figures), figures["decoders"][BEST_PATH]
         wer, cer = (f"{best[rate]:.1%} ({greedy[rate]:.1%})" for rate in ("wer", "cer"))
         size = DeepSpeech2ForCTC(DeepSpeech2Config.from_pretrained(folder)).num_parameters()
