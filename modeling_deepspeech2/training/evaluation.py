@@ -64,7 +64,7 @@ def emissions(
     ):
         # A batch with nothing in it goes through the model too: where that is sharded, all processes take part.
         with accelerator.autocast():
-            features, mask = (batch[name].to(accelerator.device) for name in ("input_features", "attention_mask"))
+            features, mask = (batch[name].to(model.device) for name in ("input_features", "attention_mask"))
             logits = model(features, mask).logits.float().cpu()
         lengths = -(-batch["attention_mask"].sum(1) // model.config.time_stride)
         yield batch, [own[:length] for own, length in zip(logits, lengths.tolist())]
