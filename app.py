@@ -53,7 +53,7 @@ def read_clip(recognizer: Recognizer, file: str | Path) -> Heard:
 
 
 def show(recognizers: dict[str, Recognizer], file: str | None, language: str) -> str:
-    """What stands below the controls: the steps of an audio file, or of an example while there is none."""
+    """Shows the steps of an audio file below the controls, or those of an example if there is no file."""
     recognizer, introduction = recognizers[language], ""
     if file is None:
         example, text = EXAMPLES.get(language, (None, ""))
@@ -84,7 +84,7 @@ def transcribe(recognizers: dict[str, Recognizer], file: str, language: str) -> 
 
 @dataclass
 class Microphone:
-    """What one visitor has said so far."""
+    """The live stream of one visitor."""
 
     stream: DeepSpeech2Stream
     resampler: soxr.ResampleStream
@@ -93,7 +93,7 @@ class Microphone:
 def hear_more(
     start: Callable[[], DeepSpeech2Stream], piece: tuple[int, np.ndarray] | None, microphone: Microphone | None
 ) -> tuple[str, Microphone | None]:
-    """Goes on by a piece of sound, its rate and samples -> the text so far."""
+    """Feeds a piece of audio (rate and samples) to the stream and returns the text so far."""
     if piece is not None and len(piece[1]):
         rate, samples = piece
         if microphone is None:
@@ -105,7 +105,7 @@ def hear_more(
 
 
 def hear_end(microphone: Microphone | None) -> tuple[str, None]:
-    """Nothing comes after -> the final text."""
+    """Ends the stream and returns the final text."""
     if microphone is not None:
         microphone.stream.feed(microphone.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
         microphone.stream.finish()
@@ -113,7 +113,7 @@ def hear_end(microphone: Microphone | None) -> tuple[str, None]:
 
 
 def live_html(microphone: Microphone | None) -> str:
-    """What is certain in bold, what may still change in grey."""
+    """Renders stable text in bold and tentative text in grey."""
     if microphone is None:
         return '<section><p class="transcript"><i>Press record and speak.</i></p></section>'
     text = microphone.stream.text
@@ -151,7 +151,7 @@ table { width: 100%; border-collapse: collapse } td, th { padding: .35rem .6rem;
 td:first-child, th:first-child { text-align: left; white-space: normal; width: 99% } tr:nth-child(2) { font-weight: 600 }
 @media (max-width: 800px) {
   td, th { padding: .35rem .2rem; font-size: .85rem }
-  .strip:has(img)::before { content: "Swipe to go on in time →"; font-size: .85rem; opacity: .6 }
+  .strip:has(img)::before { content: "Swipe to see later →"; font-size: .85rem; opacity: .6 }
 }
 """
 
@@ -182,15 +182,15 @@ element.addEventListener("click", event => {
 def build_page(
     recognizers: dict[str, Recognizer], live: Recognizer | None, clips: dict[str, list[tuple[str, str]]]
 ) -> gradio.Blocks:
-    """The page for the models there are.
+    """Builds the page for the available models.
 
     Args:
         recognizers: by language.
         live: a unidirectional model; None hides the live mode.
-        clips: to pick from, in each language: what is said, and the file.
+        clips: for each language the clips to choose from: transcript and file.
 
     Raises:
-        ValueError: `live` cannot hear live.
+        ValueError: `live` cannot transcribe a stream.
     """
 
     def choice(language: str) -> dict:
@@ -220,7 +220,7 @@ def build_page(
                 [sound.change, language.change], functools.partial(show, recognizers), [sound, language], result,
                 api_visibility="private",
             )  # fmt: skip
-            # For programs; the button and what it fills are never seen.
+            # For programs; the button and its outputs are hidden.
             gradio.Button(visible=False).click(
                 functools.partial(transcribe, recognizers),
                 [sound, language],
@@ -234,12 +234,12 @@ def build_page(
             def start() -> DeepSpeech2Stream:
                 return DeepSpeech2Stream(model, live.processor, live.decoder)
 
-            start()  # a model that cannot hear live is refused here
+            start()  # refuses a model that cannot transcribe a stream
             with gradio.Tab("Live"):
                 voice = gradio.Audio(sources="microphone", streaming=True, label="English, while you speak")
                 text = gradio.HTML(live_html(None), elem_id="live", apply_default_css=False)
                 microphone = gradio.State()
-            # One queue for pieces and end, one at a time: they are heard in the order in which they were said.
+            # One queue for the pieces and the end, so that they are processed in order.
             voice.stream(
                 functools.partial(hear_more, start), [voice, microphone], [text, microphone],
                 stream_every=0.3, concurrency_id="live", concurrency_limit=1, show_progress="hidden",
@@ -250,7 +250,7 @@ def build_page(
 
 
 def write_clips(language: str, folder: Path) -> list[tuple[str, str]]:
-    """Some clips of the bundled speech, as files: what is said, and the file. None if the speech is not there."""
+    """Writes some clips of the bundled speech as files: transcript and file of each; none if the speech is missing."""
     clips = []
     for file in sorted((CLIPS / language.lower()).glob("test-*.parquet"))[:1]:
         table = pyarrow.parquet.read_table(file, columns=["id", "audio", "text", "speaker_id"])

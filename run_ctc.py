@@ -131,7 +131,7 @@ def train(run: Run) -> None:
 
 
 def count_all(run: Run, utterances: int) -> int:
-    """The utterances of a step on all processes, which hear here, too, whether one of them has received a signal."""
+    """The utterances of a step on all processes, which also learn here whether one of them has received a signal."""
     own = torch.tensor([utterances, int(run.interruption.number > 0)], device=run.accelerator.device)
     total, signals = run.accelerator.reduce(own).tolist()
     run.interruption.is_agreed = signals > 0
@@ -197,7 +197,7 @@ def watch(run: Run, norm: float, micro_batches: list[dict]) -> None:
 
 
 def note(window: Counter, norm: float, loss: float, elapsed: float, waited: float, micro_batches: list[dict]) -> None:
-    """Adds a step to what the next line of the curves is about."""
+    """Adds a step to the next line of the curves."""
     window.update(
         steps=int(math.isfinite(norm)),
         loss=loss if math.isfinite(norm) else 0.0,
@@ -210,7 +210,7 @@ def note(window: Counter, norm: float, loss: float, elapsed: float, waited: floa
 
 
 def log(run: Run, window: Counter, optimizer: AcceleratedOptimizer, norm: float, bar: tqdm) -> None:
-    """Writes what the steps since the last line were like, on all processes together."""
+    """Logs the averages of the steps since the last line, over all processes."""
     progress, accelerator = run.progress, run.accelerator
     names = ("loss", "steps", "seconds", "waited", "audio", "frames", "valid_frames")
     own = torch.tensor([window[name] for name in names], dtype=torch.float64).to(accelerator.device)
@@ -232,7 +232,7 @@ def log(run: Run, window: Counter, optimizer: AcceleratedOptimizer, norm: float,
 
 
 def pause(run: Run, model: torch.nn.Module, optimizer: AcceleratedOptimizer) -> None:
-    """Between two steps: saves, obeys a signal, and validates, each if it is due.
+    """Between two steps: saves, handles a signal, and validates, each if due.
 
     What is to be validated is saved before: if the run ends meanwhile, it continues with the validation.
     """
@@ -283,7 +283,7 @@ def validate(run: Run, model: torch.nn.Module) -> None:
 
 
 def finish(run: Run) -> None:
-    """Writes the best model before anything else, then what it makes of the test splits."""
+    """Writes the best model first, then measures it on the test splits."""
     accelerator = run.accelerator
     accelerator.wait_for_everyone()
     model = best_model(run)

@@ -36,7 +36,7 @@ DATA = ("demo/speech::english/test", "../shared/data/speech-en::librispeech_clea
 
 
 class Roads:
-    """The ways from a folder of clips to their texts, by name.
+    """The roads from a folder of clips to their texts, by name.
 
     Args:
         model: folder of a trained model.
@@ -88,7 +88,7 @@ class Roads:
 
 
 def write_clips(data: str, number: int, folder: Path) -> int:
-    """Writes up to so many clips of a split, DATA SET::[CONFIGURATION/]SPLIT, as [`Roads`] takes them; returns how many."""
+    """Writes up to `number` clips of a split, DATA SET::[CONFIGURATION/]SPLIT, as [`Roads`] takes them; returns how many."""
     source, _, split = data.rpartition("::")
     speech = SpeechData(source, [split], show_progress=False)
     rows = []

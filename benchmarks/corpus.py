@@ -45,7 +45,7 @@ def clips(dataset: str, split: str) -> list[tuple[np.ndarray, str]]:
 def joined(
     parts: list[tuple[np.ndarray, str]], minutes: float, seed: int
 ) -> tuple[np.ndarray, list[tuple[float, float, str]]]:
-    """A recording of clips in random order, and where in it each of them is; clips come again when all have been."""
+    """A recording of clips in random order, and where in it each of them is; clips are repeated when all have been used."""
     draw, noise = random.Random(seed), np.random.default_rng(seed)
     pieces, truth, seconds, waiting = [], [], 0.0, []
     while seconds < 60 * minutes:

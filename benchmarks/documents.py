@@ -84,7 +84,7 @@ def models() -> list[str]:
 
 
 def filled(text: str, name: str, lines: list[str]) -> str:
-    """A document with a table in the place that is meant for it."""
+    """Puts a table into its place in a document."""
     found, count = re.subn(
         rf"(<!-- begin {re.escape(name)} -->\n).*?(\n<!-- end {re.escape(name)} -->)",
         lambda match: match[1] + "\n" + "\n".join(lines) + "\n" + match[2],
@@ -110,7 +110,7 @@ def with_index(card: str, folder: Path) -> str:
 
 
 def documents() -> dict[Path, str]:
-    """What each document should hold."""
+    """The expected text of each document."""
     contents = {README: filled(README.read_text(encoding="utf-8"), "models", models())}
     text = RESULTS.read_text(encoding="utf-8")
     for folder in checkpoints():

@@ -26,13 +26,13 @@ PIECE = RATE // 10
 
 
 def onset(waveform: np.ndarray) -> float:
-    """Seconds before the sound begins."""
+    """Seconds until the sound begins."""
     power = np.convolve(waveform**2, np.ones(320) / 320, "same")
     return float(np.argmax(power > 1e-3 * power.max())) / RATE
 
 
 def random_pieces(waveform: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Of one sample to a second and a half."""
+    """Splits samples into pieces of one sample to a second and a half."""
     sizes = np.exp(rng.uniform(0, np.log(1.5 * RATE), len(waveform))).astype(int) + 1
     return np.split(waveform, np.cumsum(sizes)[: np.searchsorted(np.cumsum(sizes), len(waveform))])
 

@@ -25,7 +25,7 @@ class Timing(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """How many times as long the other took, run by run: the median and the two quartiles."""
+    """How many times as long the other contender took, run by run: the median and the two quartiles."""
 
     median: float
     low: float

@@ -52,7 +52,7 @@ def write_recording(path: Path, seconds: float) -> None:
 
 
 def small_model(folder: Path, **settings) -> Path:
-    """The shape of recipes/english.yaml, with random weights."""
+    """A model of the shape of recipes/english.yaml, with random weights."""
     convolutions = {"conv_channels": [16, 32], "conv_kernel_sizes": [[21, 11], [11, 7]], "conv_strides": [[4, 3], [2, 1]]}
     config = DeepSpeech2Config(**convolutions, num_hidden_layers=4, hidden_size=256, hidden_act="tanh", **settings)
     extractor = DeepSpeech2FeatureExtractor().fit(clip for clip, _ in read_clips("english")[:20])
@@ -62,7 +62,7 @@ def small_model(folder: Path, **settings) -> Path:
 
 
 def transcribe(recording: Path, model: Path, *arguments: str) -> tuple[list[dict], float, float]:
-    """Words, seconds, and GB at the most, of the command."""
+    """Words, seconds and peak GB of the command."""
     command = [sys.executable, "-m", "modeling_deepspeech2.cli.main", "transcribe", str(recording)]
     start, most = time.perf_counter(), 0
     with tempfile.TemporaryDirectory() as folder:
@@ -136,7 +136,7 @@ def cuts(model_name: str, language: str) -> Iterator[str]:
 
 
 def background(kind: str, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Of a pause: "digital silence", "tone", or white noise of so many dBFS, e.g. "-60"."""
+    """Makes the sound of a pause: "digital silence", "tone", or white noise of so many dBFS, e.g. "-60"."""
     samples = np.arange(round(seconds * RATE))
     if kind == "digital silence":
         return np.zeros(len(samples), np.float32)
@@ -157,7 +157,7 @@ def join(clips: list[np.ndarray], pauses: list[tuple[str, float]]) -> tuple[np.n
 
 
 def pauses(model_name: str, language: str, repeats: int = 3) -> Iterator[str]:
-    """How many of 20 lines of an aligned recording begin more than 0.3 s beside the sound of their clip, and the worst."""
+    """How many of 20 lines of an aligned recording begin more than 0.3 s from the sound of their clip, and the worst."""
     model, processor = DeepSpeech2ForCTC.from_pretrained(model_name), DeepSpeech2Processor.from_pretrained(model_name)
     clips = read_clips(language)
     for kind in ("-60", "-45", "digital silence", "tone"):

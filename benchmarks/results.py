@@ -106,7 +106,7 @@ def measure(
 
 
 def write(folder: Path, measured: dict[str, Any]) -> None:
-    """Puts what was measured beside what stands in the checkpoint's file, and all of it into the documents."""
+    """Merges the measurements into the checkpoint's file, and updates the documents."""
     file = folder / "results.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for split, figures in measured.items():

@@ -31,7 +31,7 @@ STEPS = 5
 
 
 def settings() -> dict:
-    """recipes/english.yaml in numbers."""
+    """The settings of recipes/english.yaml."""
     convolutions = {"conv_channels": [16, 32], "conv_kernel_sizes": [[21, 11], [11, 7]], "conv_strides": [[4, 3], [2, 1]]}
     return convolutions | {"num_hidden_layers": 4, "hidden_size": 256, "hidden_act": "tanh"}
 

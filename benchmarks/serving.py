@@ -60,7 +60,7 @@ async def play(url: str, content: bytes, rng: random.Random, is_live: bool = Tru
 async def measure(
     url: str, clips: list[bytes], texts: list[str], streams: int, seconds: float
 ) -> tuple[list[float], int, int]:
-    """So many streams for so long, one clip after the other in each -> latencies, clips, and those with the same text."""
+    """Runs streams for some time, each with one clip after the other: latencies, clips, and those with the same text."""
     latencies, played, same = [], 0, 0
     end = time.monotonic() + seconds
 
@@ -84,7 +84,7 @@ def quantiles(latencies: list[float]) -> tuple[float, float]:
 
 
 def resident(process: int) -> float:
-    """Megabytes of a process that are in memory."""
+    """Resident memory of a process in megabytes."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * 4096 / 1e6
 
@@ -120,7 +120,7 @@ async def soak(settings: argparse.Namespace, clips: list[bytes], texts: list[str
 
 
 async def connections(settings: argparse.Namespace, clips: list[bytes]) -> None:
-    """Opens and closes connections, ten at a time, each after half a clip and no goodbye."""
+    """Opens and closes connections, ten at a time, each after half a clip, without closing it properly."""
 
     async def once(content: bytes) -> None:
         stream = await websockets.connect(settings.url, compression=None)
@@ -137,7 +137,7 @@ async def connections(settings: argparse.Namespace, clips: list[bytes]) -> None:
 
 
 def capacity(folder: str, clips: list[bytes], number: int) -> None:
-    """Streams in one batch, pieces of 100 ms, as fast as they go: processor time, whatever else the machine does."""
+    """Processor time of streams in one batch, in pieces of 100 ms, as fast as possible."""
     import torch
 
     from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor

@@ -61,7 +61,7 @@ class Run(NamedTuple):
 
 @dataclass
 class Heard:
-    """A clip, and what each step of one pass made of it."""
+    """A clip, and the result of each step of one pass."""
 
     waveform: np.ndarray  # (samples,)
     sampling_rate: int

@@ -110,7 +110,7 @@ def read_waveform(audio: dict, sampling_rate: int, name: str) -> np.ndarray:
         audio: {"bytes": …, "path": …}, one of them None; the path of a file on this machine, or a URL.
 
     Raises:
-        AudioError: they cannot be read, or there is nothing to read.
+        AudioError: the samples cannot be read, or there are none.
         OSError: there is no such file, or it may not be read.
     """
     with open_audio(_source(audio, name), name, streams=False) as file:
@@ -154,7 +154,7 @@ def _source(audio: dict, name: str) -> AudioSource:
 
 
 def audio_header(source: str | os.PathLike) -> AudioHeader | None:
-    """What a file says of itself, None where it is no file that can be read twice, or none that can be decoded."""
+    """The header of a file; None if it cannot be read twice or cannot be decoded."""
     try:
         with open_audio(source, name_of(source), streams=False) as file:
             return file.header
@@ -163,7 +163,7 @@ def audio_header(source: str | os.PathLike) -> AudioHeader | None:
 
 
 def audio_seconds(path: str | os.PathLike) -> float | None:
-    """Length of a file as its header says, None where it does not, or where there is no such file."""
+    """Length of a file by its header; None if the header has none, or if there is no such file."""
     header = audio_header(path)
     return header and header.seconds
 

@@ -57,7 +57,7 @@ AudioSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO
 
 @dataclass
 class AudioHeader:
-    """What a file says of itself; no `seconds` where only decoding tells."""
+    """The header of a file; no `seconds` if only decoding can tell."""
 
     rate: int
     channels: int
@@ -153,7 +153,7 @@ class SoundFileDecoder:
 
 
 class _ForwardSoundFile(soundfile.SoundFile):
-    """Reads on where it stands; soundfile seeks there after each block, which spoils all that follows in an mp3."""
+    """Reads on without seeking; soundfile seeks after each block, which corrupts the rest of an mp3."""
 
     def seekable(self) -> bool:
         return False
@@ -178,7 +178,7 @@ class _Content:
 
 
 def _place_of_missing_size(file: BinaryIO) -> int | None:
-    """Where a wav declares 0 bytes of samples though there are more, None in any other file; goes back to the beginning."""
+    """The position where a wav wrongly declares 0 bytes of samples, else None; rewinds the file."""
     size, place = file.seek(0, os.SEEK_END), 12
     file.seek(0)
     start = file.read(12)
@@ -284,7 +284,7 @@ def _block_size(seconds: float, header: AudioHeader) -> int:
 
 @contextmanager
 def _seekable(source: AudioSource, name: str, streams: bool) -> Iterator[BinaryIO]:
-    """One file that can be read from anywhere, standing at its beginning."""
+    """A seekable file, positioned at its beginning."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield io.BytesIO(source)
         return
@@ -310,7 +310,7 @@ def open_regular(path: str | os.PathLike, name: str, streams: bool = False) -> B
     """Opens a file on this machine; devices, folders and sockets, which may never end, are refused.
 
     Raises:
-        AudioError: no regular file, nor a pipe where `streams` allows it, or a name that no file can have.
+        AudioError: no regular file, nor a pipe if `streams` allows it, or an impossible file name.
         OSError: it is not there, or may not be read.
     """
     try:
@@ -360,12 +360,12 @@ def _copy(pieces: Iterator[bytes], name: str, stack: ExitStack) -> BinaryIO:
 
 
 def is_source(audio: object) -> bool:
-    """Whether something is a file's place or content, and no array or stream of samples."""
+    """Whether something is the place or content of a file, rather than an array or stream of samples."""
     return isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(audio, "read")
 
 
 def name_of(source: AudioSource) -> str:
-    """What messages call a source, in characters that any encoding of Unicode can hold."""
+    """The name of a source in messages, in characters that any encoding of Unicode can represent."""
     if isinstance(source, str) and source == "-":
         return "the standard input"
     if isinstance(source, str) and _URL.match(source):

@@ -14,7 +14,7 @@ BLOCK_SIZE = 2**19  # numbers that are worked on at a time: they stay in the cac
 
 
 def sum_over_ranks(*values: Tensor, group: dist.ProcessGroup | None = None) -> tuple[Tensor, ...]:
-    """Adds each tensor over all processes (of a group), in one message; each must call it, whatever it holds."""
+    """Adds each tensor over all processes (of a group), in one message; every process must call it."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1):
         return values
     message = torch.cat([value.reshape(-1) for value in values])
@@ -24,12 +24,12 @@ def sum_over_ranks(*values: Tensor, group: dist.ProcessGroup | None = None) -> t
 
 
 def is_recomputed() -> bool:
-    """Whether this forward pass is activation checkpointing's second one, inside the backward pass: it teaches nothing."""
+    """Whether this forward pass is activation checkpointing's second one, which updates no statistics."""
     return torch._C._current_graph_task_id() != -1
 
 
 class SumOverRanks(torch.autograd.Function):
-    """`sum_over_ranks` with gradients: what one process holds has an effect on the loss of all."""
+    """`sum_over_ranks` with gradients: the values of one process affect the loss of all."""
 
     @staticmethod
     def forward(ctx, group: dist.ProcessGroup | None, *values: Tensor) -> tuple[Tensor, ...]:
@@ -49,7 +49,7 @@ def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
 class _NormalizeRows(torch.autograd.Function):
     """y = weight · (x − mean) / sqrt(var + eps) + bias, with the statistics of all rows of all processes.
 
-    Block by block, so that what is only needed on the way stays in the cache.
+    Works block by block, so that intermediate values stay in the cache.
     """
 
     @staticmethod
@@ -132,12 +132,12 @@ class SpeechBatchNorm(nn.Module):
             running.copy_(torch.where(learns, running.lerp(value.to(running), self.momentum), running))
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """The affine map y = scale · x + shift that the layer is at inference."""
+        """The affine map y = scale · x + shift that the layer computes at inference."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         return scale, self.bias - self.running_mean * scale
 
     def scale_and_shift_of_product(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The affine map that the layer is to W·x, from x, shape (valid frames, size), and W, (features, size).
+        """The affine map that the layer applies to W·x, from x, shape (valid frames, size), and W, (features, size).
 
         In training from the mean and the covariance of x over all processes; both have gradients.
         """
@@ -156,7 +156,7 @@ class SpeechBatchNorm(nn.Module):
 
     @torch.no_grad()
     def fold_into(self, layer: nn.Linear | nn.Conv2d) -> None:
-        """Makes `layer` do what it and this normalisation do at inference."""
+        """Folds this normalisation into `layer`, for inference."""
         scale, shift = self.scale_and_shift()
         layer.weight.copy_(scale.view(-1, *[1] * (layer.weight.ndim - 1)) * layer.weight)
         layer.bias = nn.Parameter(shift.to(layer.weight.dtype))

@@ -137,7 +137,7 @@ class BatchNormRNN(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, inputs: Tensor, frames: PackedFrames) -> Tensor:
-        """(batch, time, input_size) -> (batch, time, hidden_size); padding is neither read nor anything but zero after."""
+        """(batch, time, input_size) -> (batch, time, hidden_size); padding is not read, and is zero in the output."""
         weight = self.weight_ih.flatten(0, 1)
         rows = frames.pack(inputs).to(weight.dtype)
         if self._has_stock_kernel(rows):
@@ -163,7 +163,7 @@ class BatchNormRNN(nn.Module):
         return frames.unpack(states.to(weight.dtype))
 
     def _own_directions(self) -> tuple[int, ...]:
-        """Both, unless the two processes of a group share them out in training."""
+        """Both directions, unless the two processes of a group divide them in training."""
         if self.group is None or not self.training:
             return tuple(range(self.directions))
         return (self.group.rank(),)

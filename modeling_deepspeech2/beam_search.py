@@ -45,7 +45,7 @@ class Prefixes(Table):
 
 
 class Beam:
-    """The state of a search: what is known of an utterance so far; [`BeamSearch`] makes it and moves it on."""
+    """The state of a search within an utterance; [`BeamSearch`] creates and advances it."""
 
     def __init__(self, hotwords: Hotwords | None, language: Table):
         self.hotwords = hotwords
@@ -104,7 +104,7 @@ class BeamSearch:
         return Beam(hotwords, self.scoring.start())
 
     def step(self, beam: Beam, logits: Tensor | np.ndarray) -> Beam:
-        """Goes on by the frames of `logits`, shape (frames, vocab_size), any number of them; changes and returns `beam`."""
+        """Advances by the frames of `logits`, shape (frames, vocab_size), any number of them; changes and returns `beam`."""
         log_probs = log_softmax(logits)
         if log_probs.shape[1] != len(self.tokenizer):
             raise UserError(
@@ -117,7 +117,7 @@ class BeamSearch:
         return beam
 
     def kept_symbols(self, log_probs: np.ndarray) -> list[np.ndarray]:
-        """For each frame the symbols that a prefix may go on with, the blank left out."""
+        """For each frame the symbols that may extend a prefix, without the blank."""
         enough = self.cutoff_probability if self.cutoff_probability < 1 else np.inf
         best = log_probs.argmax(1)
         kept = [best[frame : frame + 1] for frame in range(len(best))]
@@ -167,7 +167,7 @@ class BeamSearch:
             self.scoring.grow(longer.language, added, extension, rows, columns)
 
     def _choose(self, scores: np.ndarray) -> np.ndarray:
-        """Places of the scores that are within the limits."""
+        """Indices of the scores that are within the limits."""
         bound = max(scores.max() - self.limits.threshold, _IMPOSSIBLE)
         chosen = np.flatnonzero(scores >= bound)
         if len(chosen) > self.limits.width:
@@ -216,7 +216,7 @@ class BeamSearch:
         return beam.labels(int(beam.prefixes.node[score.argmax()]))
 
     def stable_labels(self, beam: Beam) -> list[int]:
-        """The labels that all prefixes of the beam descend from: what comes later leaves them as they are."""
+        """The labels shared by all prefixes of the beam, which later frames cannot change."""
         nodes = beam.prefixes.node
         while True:  # a node comes after its parent, so what all descend from is no younger than the oldest of them
             oldest = nodes.min()
@@ -228,9 +228,9 @@ class BeamSearch:
 def _grow_and_join(
     prefixes: Prefixes, total: np.ndarray, repeated: np.ndarray, log_probs: np.ndarray, symbols: np.ndarray
 ) -> np.ndarray:
-    """log p_ctc of each prefix with a symbol more, shape (prefixes, symbols).
+    """log p_ctc of each prefix extended by a symbol, shape (prefixes, symbols).
 
-    A prefix that would grow into another one of the beam becomes one with it: its part is added to `repeated`.
+    A prefix that would grow into another one of the beam is merged with it: its probability is added to `repeated`.
     """
     width, last = len(total), prefixes.last
     grown = total[:, None] + log_probs[symbols]

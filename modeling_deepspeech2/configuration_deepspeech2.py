@@ -111,7 +111,7 @@ class DeepSpeech2Config(PreTrainedConfig):
         return [name for name in cls.__annotations__ if not name.startswith("_")]
 
     def validate_architecture(self):
-        """What the types do not say; runs when a configuration is made and when it is saved."""
+        """Checks what the types cannot express; runs when a configuration is created or saved."""
         layers = {len(self.conv_channels), len(self.conv_kernel_sizes), len(self.conv_strides)}
         if len(layers) != 1 or not 1 <= len(self.conv_channels) <= 3:
             raise UserError(

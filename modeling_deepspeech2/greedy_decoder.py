@@ -25,7 +25,7 @@ class BestPath:
 
 
 class GreedyDecoder:
-    """Takes the best path; of the other decoders' settings it knows none.
+    """Takes the best path; it has no settings.
 
     Args:
         tokenizer: of the acoustic model.
@@ -46,8 +46,8 @@ class GreedyDecoder:
         Args:
             logits: shape (frames, vocab_size).
             seconds_per_frame: of the logits, see [`DeepSpeech2Config.inputs_to_logits_ratio`].
-            n_best: there is one path, whatever is asked for.
-            hotwords: none, for they need a search.
+            n_best: ignored, as there is only one path.
+            hotwords: must be empty, as they need a search.
 
         Raises:
             ValueError: logits of another shape or not finite, or hot words.
@@ -62,7 +62,7 @@ class GreedyDecoder:
         hotwords: dict[str, float] | None = None,
         num_processes: int | None = None,
     ) -> list[list[Hypothesis]]:
-        """`decode` for each utterance of a list, in this process: other ones would take longer to start."""
+        """`decode` for each utterance of a list, in this process, because starting others would take longer."""
         return [self.decode(one, seconds_per_frame, n_best, hotwords) for one in logits]
 
     def start(self, hotwords: dict[str, float] | None = None) -> BestPath:
@@ -75,7 +75,7 @@ class GreedyDecoder:
         return BestPath()
 
     def step(self, state: BestPath, logits: Tensor | np.ndarray) -> BestPath:
-        """Goes on by the frames of `logits`, shape (frames, vocab_size), any number of them."""
+        """Advances by the frames of `logits`, shape (frames, vocab_size), any number of them."""
         log_probs = log_softmax(logits)
         state.log_probs.append(log_probs)
         state.symbols.append(log_probs.argmax(1))
@@ -97,11 +97,11 @@ class GreedyDecoder:
         return [label for label, _ in self._runs(state)]
 
     def stable_labels(self, state: BestPath) -> list[int]:
-        """The same: a best path only grows."""
+        """All labels, because a best path only grows."""
         return self.best_labels(state)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes nothing: where a folder has no decoder, the best path is taken."""
+        """Writes nothing: the best path is the default for a folder without a decoder."""
 
     def _runs(self, state: BestPath) -> list[tuple[int, list[int]]]:
         """Labels, with the first frame of each and the one after its last."""

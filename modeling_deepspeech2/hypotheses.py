@@ -42,7 +42,7 @@ class Hypothesis:
 
 
 class Decoder(Protocol):
-    """From logits to hypotheses: the whole utterance at once, or piece by piece with the same result."""
+    """Turns logits into hypotheses: the whole utterance at once, or piece by piece with the same result."""
 
     tokenizer: Any
 
@@ -69,7 +69,7 @@ class Decoder(Protocol):
         """The state before the first frame."""
 
     def step(self, state: Any, logits: Tensor | np.ndarray) -> Any:
-        """Goes on by any number of frames; changes the state and returns it."""
+        """Advances by any number of frames; changes the state and returns it."""
 
     def hypotheses(self, state: Any, seconds_per_frame: float, n_best: int = 1, is_final: bool = True) -> list[Hypothesis]:
         """The best hypotheses of the frames so far, best first."""
@@ -146,7 +146,7 @@ def words_of(tokenizer: Any, characters: list[Span]) -> list[Span]:
 
 
 def check_alphabet(decoder: Decoder | None, vocab_size: int) -> None:
-    """Stops before any audio is read: UserError where the model has other symbols than the decoder, if there is one."""
+    """Raises UserError if model and decoder have different symbols; called before any audio is read."""
     if decoder is not None and vocab_size != len(decoder.tokenizer):
         raise UserError(
             f"The decoder was made for an alphabet of {len(decoder.tokenizer)} symbols, but the model has {vocab_size}: "
@@ -155,6 +155,6 @@ def check_alphabet(decoder: Decoder | None, vocab_size: int) -> None:
 
 
 def check_n_best(n_best: int) -> None:
-    """UserError for a number of hypotheses that cannot be."""
+    """Raises UserError for an impossible number of hypotheses."""
     if n_best < 1 or n_best % 1:
         raise UserError(f"n_best: found {n_best}, expected an integer of at least 1.")

@@ -38,7 +38,7 @@ class Limits(NamedTuple):
 
 
 class Scoring(Protocol):
-    """The questions of the search. `state` is the scoring's own table, one row for each prefix."""
+    """The scoring that the search uses. `state` is the scoring's own table, one row for each prefix."""
 
     alpha: float
     beta: float
@@ -56,7 +56,7 @@ class Scoring(Protocol):
         """
 
     def grow(self, state: Table, symbols: np.ndarray, extension: Any, rows: np.ndarray, columns: np.ndarray) -> None:
-        """Makes of copies of prefixes those that are one symbol longer: entry (row, column) of what `extend` looked at."""
+        """Extends copies of prefixes by one symbol: entry (row, column) of what `extend` looked at."""
 
     def finish(self, state: Table, is_final: bool) -> tuple[np.ndarray | float, np.ndarray | float]:
         """log p_lm and length of each prefix; `is_final`: with the last word and the end of the sentence."""
@@ -86,7 +86,7 @@ class NoModel:
 
 @dataclass
 class CharacterState(Table):
-    """What a model of characters knows of the prefixes."""
+    """The state of a model of characters for each prefix."""
 
     log_prob: np.ndarray  # of their characters
     model_state: np.ndarray
@@ -167,7 +167,7 @@ class CharacterModel:
 
 @dataclass
 class WordState(Table):
-    """What a model of words knows of the prefixes."""
+    """The state of a model of words for each prefix."""
 
     log_prob: np.ndarray  # of their complete words
     lookahead: np.ndarray  # of the word under way: the best unigram that begins so
@@ -302,7 +302,7 @@ class Vocabulary:
         return np.where(self._hashes[place] == hashes, self._numbers[place], 0)
 
     def lookahead(self, hashes: np.ndarray, letters: np.ndarray) -> np.ndarray:
-        """The best unigram of the words that begin so: the search gets the news of a word before its end."""
+        """The best unigram of the words that begin so: the search learns of a word before its end."""
         place = np.searchsorted(self._prefixes, hashes).clip(max=len(self._prefixes) - 1)
         unknown = self._unknown + self._unknown_letter * letters
         return np.where(self._prefixes[place] == hashes, self._best[place], unknown)

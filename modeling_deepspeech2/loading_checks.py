@@ -13,7 +13,7 @@ SHOWN = 3  # names in a message
 
 
 def check_weights(model: nn.Module, name: Any, loading_info: dict[str, Any], shapes_may_differ: bool) -> None:
-    """Looks at what `from_pretrained` says that it did, and at the values of the weights.
+    """Checks the loading report of `from_pretrained` and the values of the weights.
 
     Args:
         name: the folder or repository, for the message.
@@ -45,7 +45,7 @@ def check_weights(model: nn.Module, name: Any, loading_info: dict[str, Any], sha
 
 
 def check_parts(config: Any, feature_extractor: Any, tokenizer: Any) -> None:
-    """Looks whether model, feature extractor and tokenizer were made for each other.
+    """Checks that model, feature extractor and tokenizer belong together.
 
     Raises:
         UserError: another alphabet, number of bins, sampling rate or hop than the model's.

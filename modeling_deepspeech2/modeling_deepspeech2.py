@@ -192,7 +192,7 @@ class DeepSpeech2PreTrainedModel(PreTrainedModel):
         ignore_mismatched_sizes: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """As [`PreTrainedModel.from_pretrained`], and checks that every weight came and is finite.
+        """As [`PreTrainedModel.from_pretrained`], and checks that every weight is present and finite.
 
         Callers that ask for `output_loading_info` or give a `state_dict` check the missing weights themselves.
 
@@ -217,9 +217,9 @@ class DeepSpeech2PreTrainedModel(PreTrainedModel):
         return "eager"  # there is no attention; scripts for other models choose one all the same
 
     def fold_batch_norm(self) -> "DeepSpeech2PreTrainedModel":
-        """A copy for inference alone: every BatchNorm's running averages are folded into the weights before it.
+        """Returns a copy for inference only: every BatchNorm's running averages are folded into the weights before it.
 
-        Same outputs but for rounding, less work, and layers that can be quantised. It is not for saving: save the model.
+        Same outputs but for rounding, less work, and layers that can be quantised. Do not save it; save the model.
 
         >>> fast = model.fold_batch_norm()
         >>> half = fast.to(torch.bfloat16)
@@ -237,7 +237,7 @@ class DeepSpeech2PreTrainedModel(PreTrainedModel):
         return model
 
     def output_lengths(self, lengths: Tensor | int) -> Tensor | int:
-        """Output frames for a number of input frames, as the convolutions' strides make it."""
+        """Output frames for a number of input frames, given the convolutions' strides."""
         for layer in self.base_model.convolutions:
             lengths = layer.output_length(lengths)
         return lengths
@@ -379,7 +379,7 @@ class DeepSpeech2ForCTC(DeepSpeech2PreTrainedModel):
         self.base_model.convolutions.requires_grad_(False)
 
     def freeze_base_model(self) -> None:
-        """Stops the gradients of all but the output layer."""
+        """Stops the gradients of everything except the output layer."""
         self.base_model.requires_grad_(False)
 
     def _logits(self, hidden_states: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Recognition:
         return UtteranceDecoder(self.decoder, self.seconds_per_frame, *self._settings)
 
     def with_best_path(self) -> Recognition:
-        """The same without a search, to compare with."""
+        """The same recognition with the best path, for comparison."""
         return Recognition(self.tokenizer, self.config)
 
     def utterances(self, pieces: Iterable[Tensor | np.ndarray]) -> Iterator[Hypothesis]:
@@ -81,7 +81,7 @@ class Recognition:
     def transcript(self, pieces: Iterable[Tensor | np.ndarray]) -> list[Hypothesis]:
         """The utterances of a recording put together: its `n_best` best hypotheses, best first.
 
-        Where nothing is said, there is one with an empty text.
+        A recording without speech has one hypothesis with an empty text.
         """
         best = [Hypothesis("", [], [], 0.0, 0.0, 0.0)]
         for found in self._n_best_lists(pieces):

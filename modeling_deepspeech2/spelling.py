@@ -41,16 +41,16 @@ class Spelling:
 
     @property
     def utterance_separator(self) -> str:
-        """What stands between two utterances in a text: a space, or nothing in Chinese and Japanese."""
+        """The separator between two utterances in a text: a space, or nothing in Chinese and Japanese."""
         no_space = self.word_boundaries == "characters" and not has_spaces_between_phrases(self.language)
         return "" if no_space else " "
 
     def normalize(self, text: str) -> str:
         """
-        Apply the text rules: what is heard, in lower case, with single spaces between words.
+        Apply the text rules: spoken words, in lower case, with single spaces between them.
 
-        Invisible characters go, except joiners that are spelling; line ends, tabs and runs of spaces become one space;
-        full-width and other forms for the look alone become plain letters; punctuation becomes a space, except marks
+        Invisible characters go, except joiners that are part of the spelling; line ends, tabs and runs of spaces become
+        one space; full-width and other typographic forms become plain letters; punctuation becomes a space, except marks
         within a word (it's, col·legi, EU:n) and apostrophes at its edge; "&" becomes a word where the language is
         known. Other symbols ($, %, +, …) stay, apart from letters, to be named as unknown, because they are spoken.
         English loses accents. Scripts without spaces between words lose the spaces beside their characters. With

@@ -72,7 +72,7 @@ class _PlainForms(_Table):
 
     def decide(self, character: str) -> str:
         tag, _, codes = unicodedata.decomposition(character).partition(" ")
-        # Accents that stand alone would become a space and a mark; kinds of spaces are told apart in numbers.
+        # Accents that stand alone would become a space and a mark; kinds of spaces matter in numbers.
         if tag not in _LOOKS or _NO_LOOKS.match(character) or codes.startswith("0020"):
             return character
         return "".join(self.decide(chr(int(code, 16))) for code in codes.split())
@@ -91,7 +91,7 @@ _PUNCTUATION_TO_SPACE = _PunctuationToSpace((ord(mark), mark) for mark in "'Â·:×
 # the enclosing marks of emoji.
 _INSIDE_WORDS = dict.fromkeys([*map(ord, "\u0640\u07fa\u055b\u055c\u055e\u055f"), *range(0x20DD, 0x20E5)])
 
-# Nothing is seen of these, and nothing heard: byte order and direction marks, soft hyphens, variation selectors, fillers.
+# Invisible and unspoken: byte order and direction marks, soft hyphens, variation selectors, fillers.
 # Kept are joiners that spell (UAX #31, 2.3: between Arabic letters, after a virama; and Bengali's before one), and the
 # variants of Mongolian letters.
 _INVISIBLE = regex.compile(

@@ -27,7 +27,7 @@ LONGEST_UTTERANCE = 30.0
 
 
 class LiveText(NamedTuple):
-    """The text so far: `stable` only grows, `tentative` goes on from it and may change."""
+    """The text so far: `stable` only grows, `tentative` follows it and may change."""
 
     stable: str
     tentative: str
@@ -109,7 +109,7 @@ class UtteranceDecoder:
         return [found[0] for found in self.feed_n_best(logits)]
 
     def finish(self) -> list[Hypothesis]:
-        """No frame comes after -> the utterance under way, if there is one; the next frame begins a new stream."""
+        """Ends the stream; returns the current utterance, if there is one. The next frame begins a new stream."""
         return [found[0] for found in self.finish_n_best()]
 
     def feed_n_best(self, logits: Tensor | np.ndarray) -> list[list[Hypothesis]]:
@@ -187,7 +187,7 @@ class UtteranceDecoder:
         return is_over and not self.is_in_doubt
 
     def _take(self, logits: np.ndarray) -> None:
-        """Frames that are counted already."""
+        """Takes frames that are already counted."""
         self.unsearched = np.concatenate([self.unsearched, logits])
         if self.state is None:
             silent = len(self.unsearched) - self.length
@@ -198,14 +198,14 @@ class UtteranceDecoder:
             self._search(len(self.unsearched) - waiting)
 
     def _search(self, frames: int) -> None:
-        """Gives the decoder so many frames more."""
+        """Gives the decoder that many more frames."""
         if frames > 0:
             self.state = self.decoder.start(self.hotwords) if self.state is None else self.state
             self.decoder.step(self.state, self.unsearched[:frames])
             self.unsearched = self.unsearched[frames:]
 
     def _end(self, end: int) -> list[list[Hypothesis]]:
-        """The utterance is over, and the next one begins with its frame `end`."""
+        """Ends the utterance; the next one begins with its frame `end`."""
         if self.is_spoken:
             self._search(len(self.unsearched))
         found = []

@@ -6,10 +6,10 @@
     python scripts/pinyin.py spread syllables runs/mandarin_letters runs/mandarin_syllables_start
     python scripts/pinyin.py spread characters runs/mandarin_syllables runs/mandarin_start
 
-With a few hours of speech a network that is to write 5,000 characters from the beginning writes nothing for long. 26 letters
-it learns in one epoch. Then every syllable starts with the output weights of its first letter, later every character with
-those of its syllable, and what is left to learn is which one is meant. `recipes/mandarin.yaml` says how the steps are
-trained. Tones are left out. Test splits are not copied.
+With a few hours of speech, a network that starts with 5,000 characters outputs only blanks for a long time, but it learns 26
+letters in one epoch. Every syllable then starts with the output weights of its first letter, and later every character with
+those of its syllable, so that only the choice among them remains to be learned. `recipes/mandarin.yaml` says how the steps
+are trained. Tones are left out. Test splits are not copied.
 """
 
 import argparse

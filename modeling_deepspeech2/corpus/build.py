@@ -62,7 +62,7 @@ class BuildSettings(ShardSettings):
     """How recordings become a data set; splits and shards as of [`ShardSettings`].
 
     Args:
-        model: the trained model that aligns and judges.
+        model: the trained model that aligns the recordings and scores the segments.
         precision: share of right transcripts wanted among those that are kept; 0 keeps all that can be aligned.
         known: a data set whose transcripts are right, to train the filter on; "PATH::SPLIT" or a folder.
         cutting: length of the segments, and where they are cut.
@@ -91,7 +91,7 @@ class Built:
         splits: of each its utterances, hours, speakers and shards.
         rejected: one row for each segment that was left out, with the reason.
         segments: one row for each segment, without audio.
-        filter: what judged the transcripts, if anything did.
+        filter: the filter that was applied, if any.
     """
 
     splits: dict[str, dict]
@@ -198,7 +198,7 @@ def _write_rejected(segments: pandas.DataFrame, file: Path) -> pandas.DataFrame:
 
 
 def _replace(output: Path, new: Path) -> None:
-    """Moves a new data set to where it belongs; stopped at any point, the next build does it again."""
+    """Moves a new data set into place; if it is interrupted, the next build repeats it."""
     output.mkdir(parents=True, exist_ok=True)
     # First, for it tells that the folder is a build's own. The output may be on another disk.
     shutil.move(new / REJECTED, output / REJECTED)
@@ -232,7 +232,7 @@ def judge(segments: pandas.DataFrame, transcript_filter: TranscriptFilter | None
 def make_parts(
     recordings: Iterator[Recording], work: Path, settings: BuildSettings, num_processes: int, show_progress: bool
 ) -> list[Path]:
-    """Aligns, cuts and scores recordings; what is there already is not done again."""
+    """Aligns, cuts and scores recordings; finished ones are skipped."""
     work.mkdir(parents=True, exist_ok=True)
     facts = [settings.model, asdict(settings.cutting)]
     for file in sorted(Path(settings.model).glob("*")):

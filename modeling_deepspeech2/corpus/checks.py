@@ -129,7 +129,7 @@ def find_characters(found: Verification) -> list[Finding]:
             seen.update(counts)
     for split, counts in found.characters.items():
         known = found.tokenizer.get_vocab()
-        # What training does not have is told below, where there is training.
+        # Characters missing from training are reported below, if there is a training split.
         told = is_training(split) or not seen
         unknown = Counter({c: n for c, n in counts.items() if c not in known and (told or c in seen)})
         if unknown:
@@ -201,8 +201,8 @@ def find_speakers(found: Verification) -> list[Finding]:
         counts = named["speaker"].value_counts()
         if not is_training(split):
             both = [speaker for speaker in counts.index if speaker in taught.get(configuration, ())]
-            for other, heard in held_out.items():
-                common = sorted(set(counts.index).intersection(heard).difference(both))
+            for other, theirs in held_out.items():
+                common = sorted(set(counts.index).intersection(theirs).difference(both))
                 if common and other.rpartition("/")[0] == configuration:
                     message = f"{len(common)} of {len(counts)} speakers are in {other}, too, and in no training split."
                     findings.append(Finding("shared_speakers", False, split, message, common[:10]))
@@ -244,10 +244,10 @@ def find_bandwidth(found: Verification) -> list[Finding]:
             )
             findings.append(Finding("bandwidth", False, split, message))
         else:
-            heard = rows[rows["roll_off"] > 0]
-            narrow = heard["roll_off"].map(lambda hertz: source_rate(hertz) in SOURCE_RATES)
+            measured = rows[rows["roll_off"] > 0]
+            narrow = measured["roll_off"].map(lambda hertz: source_rate(hertz) in SOURCE_RATES)
             what = "have nothing above 5.5 kHz, unlike the rest"
-            findings += _count(heard, narrow, what, "bandwidth", split, spoils=False)
+            findings += _count(measured, narrow, what, "bandwidth", split, spoils=False)
         others = trained.get(split.rpartition("/")[0], {rate})
         if not is_training(split) and rate not in others:
             message = (

@@ -132,13 +132,13 @@ def _is_vctk(source: Path) -> bool:
 
 def _read_vctk(source: Path) -> Iterator[Clip]:
     texts = {file.stem: file for file in sorted(source.glob("txt/*/*.txt"))}
-    heard = set()
+    spoken = set()
     for file in sorted(source.glob("wav*/*/*")):
         if file.suffix.lower() in AUDIO_ENDINGS:
             name = re.sub(r"_mic\d+$", "", file.stem)
-            heard.add(name)
+            spoken.add(name)
             yield _pair(file.stem, file, texts.get(name))._replace(speaker=file.parent.name)
-    for name in sorted(set(texts) - heard):
+    for name in sorted(set(texts) - spoken):
         yield Clip(name, "", "", problem="There is no audio of it.")
 
 

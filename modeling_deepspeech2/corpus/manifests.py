@@ -40,8 +40,8 @@ class ManifestColumns:
 
     Args:
         audio: the path of a clip.
-        text: what is said.
-        speaker: who says it.
+        text: the transcript.
+        speaker: its speaker.
     """
 
     audio: tuple[str, ...] = field(default=AUDIO_COLUMNS)

@@ -101,7 +101,7 @@ def prepare(
     show_progress: bool = True,
     columns: ManifestColumns | None = None,
 ) -> Prepared:
-    """Makes a data set of a folder or manifest, whole or not at all; one that was stopped goes on when it is called again.
+    """Makes a complete data set from a folder or manifest, or none; an interrupted call is continued by the next one.
 
     Args:
         source, audio_root, columns: as of [`read_clips`].

@@ -50,8 +50,8 @@ def summary(found: Verification) -> pandas.DataFrame:
         some = found.utterances[found.utterances["split"] == split]
         if some.empty:
             continue
-        heard = some[some["error"] == ""]
-        seconds = heard["seconds"]
+        usable = some[some["error"] == ""]
+        seconds = usable["seconds"]
         speakers = some["speaker"][some["speaker"] != ""].nunique()
         frequency = roll_off(found.spectra[split], 16_000) if found.spectra[split].any() else 0.0
         rows.append(
@@ -63,11 +63,11 @@ def summary(found: Verification) -> pandas.DataFrame:
                 if speakers
                 else "–",
                 "seconds (shortest – median – longest)": (
-                    f"{seconds.min():.1f} – {seconds.median():.1f} – {seconds.max():.1f}" if len(heard) else "–"
+                    f"{seconds.min():.1f} – {seconds.median():.1f} – {seconds.max():.1f}" if len(usable) else "–"
                 ),
                 "characters": f"{len(found.characters[split]):,}",
-                "characters a second": f"{heard['characters'].sum() / seconds.sum():.1f}" if len(heard) else "–",
-                "sampling rate": ", ".join(f"{rate:,}" for rate in sorted(heard["sampling_rate"].unique())),
+                "characters a second": f"{usable['characters'].sum() / seconds.sum():.1f}" if len(usable) else "–",
+                "sampling rate": ", ".join(f"{rate:,}" for rate in sorted(usable["sampling_rate"].unique())),
                 "bandwidth": f"{frequency / 1000:.1f} kHz",
                 "recorded at": f"{source_rate(frequency):,} Hz" if source_rate(frequency) < 16_000 else "≥ 16,000 Hz",
             }
@@ -127,27 +127,27 @@ def _svg(figure: Figure) -> str:
 
 def plots(found: Verification) -> list[tuple[str, Figure]]:
     """Captions and figures."""
-    heard = found.utterances[found.utterances["error"] == ""]
-    heard = heard[heard["seconds"] > 0]
+    usable = found.utterances[found.utterances["error"] == ""]
+    usable = usable[usable["seconds"] > 0]
     figures = [
-        ("Durations. Training in full lines, other splits dashed, here and below.", _durations(found, heard)),
-        ("Characters a second: pairs far from the others are probably wrong.", _rates(found, heard)),
-        ("Labels, with the blanks that CTC needs, for each output frame: beyond 1 nothing fits.", _fit(found, heard)),
+        ("Durations. Training in full lines, other splits dashed, here and below.", _durations(found, usable)),
+        ("Characters a second: pairs far from the others are probably wrong.", _rates(found, usable)),
+        ("Labels, with the blanks that CTC needs, for each output frame: beyond 1 nothing fits.", _fit(found, usable)),
         (
             "Mean spectrum after a first difference, 0 dB at its highest; dots where 99.9 % of the energy lies below.",
             _spectra(found),
         ),
-        ("The same limit of each utterance by itself.", _bandwidths(found, heard)),
-        ("Silence at the start and at the end, and the highest sample of each utterance.", _levels(found, heard)),
+        ("The same limit of each utterance by itself.", _bandwidths(found, usable)),
+        ("Silence at the start and at the end, and the highest sample of each utterance.", _levels(found, usable)),
         ("Utterances of each speaker, the busiest first.", _speakers(found)),
     ]
     return [(caption, figure) for caption, figure in figures if figure is not None]
 
 
-def _lines(found: Verification, axes: Axes, heard: pandas.DataFrame, values: pandas.Series, edges: np.ndarray) -> None:
+def _lines(found: Verification, axes: Axes, usable: pandas.DataFrame, values: pandas.Series, edges: np.ndarray) -> None:
     """A histogram for each split, as shares of its utterances."""
     for split, style in _styles(found).items():
-        some = values[heard["split"] == split].clip(edges[0], edges[-1])
+        some = values[usable["split"] == split].clip(edges[0], edges[-1])
         if len(some):
             counts, _ = np.histogram(some, edges)
             axes.stairs(100 * counts / len(some), edges, label=split, **style)
@@ -177,27 +177,27 @@ def _legend(axes: Axes) -> None:
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
 
 
-def _durations(found: Verification, heard: pandas.DataFrame) -> Figure:
+def _durations(found: Verification, usable: pandas.DataFrame) -> Figure:
     figure, (axes,) = _axes()
-    longest = max(1.0, float(heard["seconds"].quantile(0.999)))
-    _lines(found, axes, heard, heard["seconds"], np.linspace(0, longest, 60))
+    longest = max(1.0, float(usable["seconds"].quantile(0.999)))
+    _lines(found, axes, usable, usable["seconds"], np.linspace(0, longest, 60))
     axes.set_xlabel("seconds")
     _legend(axes)
     return figure
 
 
-def _rates(found: Verification, heard: pandas.DataFrame) -> Figure:
+def _rates(found: Verification, usable: pandas.DataFrame) -> Figure:
     figure, (axes,) = _axes()
-    rates = heard["characters"] / heard["seconds"]
-    _lines(found, axes, heard, rates, np.linspace(0, max(1.0, 1.2 * float(rates.quantile(0.999))), 60))
+    rates = usable["characters"] / usable["seconds"]
+    _lines(found, axes, usable, rates, np.linspace(0, max(1.0, 1.2 * float(rates.quantile(0.999))), 60))
     axes.set_xlabel("characters a second")
     _legend(axes)
     return figure
 
 
-def _fit(found: Verification, heard: pandas.DataFrame) -> Figure:
+def _fit(found: Verification, usable: pandas.DataFrame) -> Figure:
     figure, (axes,) = _axes()
-    _lines(found, axes, heard, heard["needed"] / heard["available"].clip(lower=1), np.linspace(0, 1.5, 76))
+    _lines(found, axes, usable, usable["needed"] / usable["available"].clip(lower=1), np.linspace(0, 1.5, 76))
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xlabel(f"labels for each output frame at stride {found.time_stride}")
     _legend(axes)
@@ -223,20 +223,20 @@ def _spectra(found: Verification) -> Figure:
     return figure
 
 
-def _bandwidths(found: Verification, heard: pandas.DataFrame) -> Figure:
+def _bandwidths(found: Verification, usable: pandas.DataFrame) -> Figure:
     figure, (axes,) = _axes()
-    _lines(found, axes, heard, heard["roll_off"] / 1000, np.linspace(0, 8, 81))
+    _lines(found, axes, usable, usable["roll_off"] / 1000, np.linspace(0, 8, 81))
     axes.set_xlabel("kHz")
     _legend(axes)
     return figure
 
 
-def _levels(found: Verification, heard: pandas.DataFrame) -> Figure:
+def _levels(found: Verification, usable: pandas.DataFrame) -> Figure:
     figure, axes = _axes(3)
     for place, (column, label) in enumerate((("leading", "silence at the start, s"), ("trailing", "silence at the end, s"))):
-        _lines(found, axes[place], heard, heard[column], np.linspace(0, 2, 41))
+        _lines(found, axes[place], usable, usable[column], np.linspace(0, 2, 41))
         axes[place].set_xlabel(label)
-    _lines(found, axes[2], heard, 20 * np.log10(heard["peak"].clip(lower=1e-4)), np.linspace(-50, 3, 54))
+    _lines(found, axes[2], usable, 20 * np.log10(usable["peak"].clip(lower=1e-4)), np.linspace(-50, 3, 54))
     axes[2].set_xlabel("highest sample, dB of full scale")
     _legend(axes[2])
     return figure

@@ -68,7 +68,7 @@ def segment_recording(
 
     Args:
         waveform: at the model's sampling rate, shape (samples,).
-        lines: all that is said; a cut is made wherever the speaker changes.
+        lines: the whole transcript; cuts are made wherever the speaker changes.
 
     Raises:
         UserError: a transcript without a character of the alphabet, or one that is too long for the recording.
@@ -196,7 +196,7 @@ class _Loudness:
     def trimmed(self, start: float, end: float) -> tuple[float, float]:
         """Where to end before a stretch, and where to begin after it: inside it only what is silent is left out.
 
-        What is said and not in the transcript must stay, for the filter to see.
+        Speech that is not in the transcript must stay, so that the filter notices it.
         """
         return (start, end) if start < end and self.is_silent(start, end) else (end, start)
 

@@ -24,7 +24,7 @@ NO_AUDIO = (*TRANSCRIPTS, *MANIFESTS, ".md", ".parquet")
 
 @dataclass
 class Line:
-    """What one speaker says in one go, or any other piece of a transcript."""
+    """A turn of one speaker, or any other piece of a transcript."""
 
     text: str
     speaker: str | None = None
@@ -37,7 +37,7 @@ class Recording:
     Args:
         name: unique.
         audio: {"bytes": …, "path": …}, one of them None.
-        lines: what is said.
+        lines: the transcript.
         split: where the source says so.
         problem: why it cannot be used, if so.
     """
@@ -135,7 +135,7 @@ def _lines(text: str, speaker: str | None) -> list[Line]:
 
 
 def read_transcript(file: Path) -> list[Line]:
-    """What is said, line by line; times in a transcript do not count, for the alignment finds better ones.
+    """Reads a transcript line by line; its times are ignored, because the alignment finds better ones.
 
     Raises:
         DataError: not UTF-8, or JSON of another form than {"text": …} or a list of such, by itself or as "segments".

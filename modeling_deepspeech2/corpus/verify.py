@@ -39,7 +39,7 @@ def verify(
     num_processes: int = 1,
     show_progress: bool = True,
 ) -> Verification:
-    """Reads splits of a data set and says what is in them.
+    """Reads splits of a data set, measures them and lists findings.
 
     Args:
         path, splits: the data set and its splits, see [`open_source`]; those called train… are for training.

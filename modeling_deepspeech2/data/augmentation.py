@@ -139,7 +139,7 @@ class Augmentation:
         return (padded + level * noise).astype(np.float32)
 
     def _noise(self, samples: int, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
-        """A stretch of a recording, or, without recordings, made-up noise."""
+        """A stretch of a recording, or generated noise if there are no recordings."""
         if self.noise:
             noise = read_waveform(self.noise[generator.integers(len(self.noise))], sampling_rate, "a recording of noise")
             start = generator.integers(len(noise))
@@ -174,7 +174,7 @@ def add_noise(waveform: np.ndarray, noise: np.ndarray, decibels: float) -> np.nd
 
 
 def through_codec(waveform: np.ndarray, sampling_rate: int, container: str, codec: str, codec_rate: int) -> np.ndarray:
-    """What is left of a waveform after a codec, of the same length."""
+    """Passes a waveform through a codec; the length stays the same."""
     if len(waveform) == 0:
         return waveform
     peak = max(1.0, float(np.abs(waveform).max()))

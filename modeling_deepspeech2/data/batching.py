@@ -15,7 +15,7 @@ import numpy as np
 from .durations import DurationIndex
 
 
-# Lengths are drawn this much apart before they are sorted, so that a batch has other company in every epoch.
+# Lengths are perturbed by this much before they are sorted, so that batches differ from epoch to epoch.
 JITTER = 0.05
 
 

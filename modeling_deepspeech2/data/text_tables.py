@@ -105,7 +105,7 @@ def _separated(lines: list[str], separator: str, has_quotes: bool) -> Iterator[R
 
 
 def _one_row(lines: list[str], number: int, separator: str, has_quotes: bool, header: list[str]) -> Row:
-    """The row that begins at a line; it goes on in the next ones only where they make no rows by themselves."""
+    """The row that begins at a line; it continues in the next lines only if they are no rows by themselves."""
 
     def is_row(fields: list[str] | None) -> bool:
         return fields is not None and len(fields) == len(header)

@@ -139,7 +139,7 @@ class _LiveGraph:
         )
 
     def _recurrence(self, image: str, frames: str) -> str:
-        """(batch, channels, frames, bins) -> (batch, hidden, frames); its states go on where there are frames."""
+        """(batch, channels, frames, bins) -> (batch, hidden, frames); its states advance only if there are frames."""
         size = self.config.hidden_size
         names: list[list[str]] = []
         for index in range(self.config.num_hidden_layers):

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(service: Service, token: str | None = None) -> FastAPI:
-    """The application of a service; with a token, which every client has to know, if there is one."""
+    """The application of a service; with a token that every client must send, if there is one."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -74,7 +74,7 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
 
 
 def answer(service: Service, refusal: Refusal) -> Response:
-    """A refusal in the words of the OpenAI API."""
+    """A refusal in the format of the OpenAI API."""
     service.refused(refusal)
     headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
     if refusal.status == 503:
@@ -83,7 +83,7 @@ def answer(service: Service, refusal: Refusal) -> Response:
 
 
 class Guard:
-    """Looks at every request before the application does: its token, its origin, and the size of its body."""
+    """Checks every request before the application: its token, its origin, and the size of its body."""
 
     def __init__(self, app: Any, service: Service, token: str | None):
         self.app, self.service = app, service

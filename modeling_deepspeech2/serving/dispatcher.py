@@ -32,7 +32,7 @@ class TooManyStreams(UserError):
 
 
 class Update(NamedTuple):
-    """What a stream has found since it was last asked."""
+    """The new text of a stream since the last call."""
 
     ended: list[Hypothesis]  # utterances, with times from the stream's beginning
     text: LiveText  # of the utterance under way
@@ -43,7 +43,7 @@ class Update(NamedTuple):
 
 @dataclass
 class _Batch:
-    """Streams that go on by the same number of samples."""
+    """Streams that advance by the same number of samples."""
 
     streams: list["LiveStream"]
     size: int  # samples
@@ -53,7 +53,7 @@ class _Batch:
 
 
 class Observer:
-    """Is told what the dispatcher does; see [`metrics`](metrics.py)."""
+    """Observes what the dispatcher does; see [`metrics`](metrics.py)."""
 
     def on_batch(self, streams: int, queue_seconds: list[float]) -> None:
         """A batch begins; for each piece in it the time since it came."""
@@ -90,7 +90,7 @@ class LiveStream:
         return self.waiting / self._dispatcher.engine.sampling_rate
 
     def put(self, samples: np.ndarray) -> None:
-        """Goes on by some samples at the model's rate, of shape and type as [`mono`](waveform.py) takes them.
+        """Feeds samples at the model's rate, of shape and type as [`mono`](waveform.py) takes them.
 
         Raises:
             ValueError: samples that are not such numbers, or a stream that is finished.
@@ -102,18 +102,18 @@ class LiveStream:
             self._dispatcher._put(self, piece)
 
     def finish(self) -> None:
-        """Nothing comes after: the last update will be over."""
+        """Ends the stream; its last update will be marked as over."""
         self._dispatcher._finish(self)
 
     def take(self) -> Update:
-        """What was found since the last call. An utterance is handed out once and forgotten."""
+        """The new text since the last call. Each utterance is returned once and then forgotten."""
         with self._dispatcher.lock:
             ended, self._ended = self._ended, []
             is_idle = not self.is_busy and self.waiting < self._dispatcher.needed(self)
             return Update(ended, self._text, is_idle, self._is_over, self._error)
 
     def close(self) -> None:
-        """Gives the stream's place back, whatever is under way."""
+        """Frees the stream's place, even if work is pending."""
         self._dispatcher._close(self)
 
 
@@ -125,7 +125,7 @@ class Dispatcher:
         tokenizer: the model's.
         decoder: a [`CTCBeamSearchDecoder`]; None: the best path.
         max_streams: open at the same time.
-        observer: is told of batches and times.
+        observer: receives batches and times.
 
     >>> dispatcher = Dispatcher(TorchEngine(model, processor.feature_extractor), processor.tokenizer)
     >>> stream = dispatcher.open(notify=has_news.set)
@@ -247,7 +247,7 @@ class Dispatcher:
                 self._advance(batch)
 
     def _next_batches(self, ready: list[LiveStream]) -> list[_Batch]:
-        """What goes on now: ends one by one, new streams together, and streams under way together.
+        """The next batches: endings one by one, new streams together, and running streams together.
 
         The shortest decides how far they go; what remains is in the next batch, at once.
         """
@@ -280,7 +280,7 @@ class Dispatcher:
     def _advance(self, batch: _Batch) -> None:
         try:
             logits = self._logits(batch)
-        except Exception as error:  # the thread serves others, too, and goes on
+        except Exception as error:  # the thread serves other streams, too, and continues
             logger.exception("A batch of %d streams failed", len(batch.streams))
             for stream in batch.streams:
                 self._publish(stream, [], error=error)

@@ -116,7 +116,7 @@ class TorchEngine:
 class StateTable:
     """The states of up to `capacity` streams: one tensor for each part of the state, a row of each for every stream.
 
-    A stream that stalls costs its rows, whatever goes on beside it.
+    A stalled stream costs only its rows.
     """
 
     def __init__(self, capacity: int):

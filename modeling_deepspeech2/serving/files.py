@@ -75,7 +75,7 @@ def read_upload(content: bytes, rate: int, max_seconds: float) -> Iterator[np.nd
 
 
 def _work(connection: Connection, folders: dict[str, tuple[str, bool]], limits: Limits) -> None:
-    """The process: jobs come in, utterances go out, one job after the other."""
+    """The worker process: transcribes one job after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends it
     with contextlib.suppress(OSError):
         os.nice(5)  # live streams go first
@@ -217,7 +217,7 @@ class FileWorker:
                     await self._abandon()
 
     async def _abandon(self) -> None:
-        """Tells the process that nobody waits, and reads what it had to say."""
+        """Tells the process that the job was abandoned, and drains its results."""
         self.connection.send(None)
         while (await self._receive())[0] == "utterance":
             pass

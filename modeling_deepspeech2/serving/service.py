@@ -44,7 +44,7 @@ class Service:
     """All that the protocols need.
 
     Args:
-        models: folders or repositories; the first is the one that clients get who name none.
+        models: folders or repositories; the first is the default for clients that name none.
         lm: "on", "off", or "auto", whether the decoder that is saved beside each model is used, if there is one.
         limits: of clients.
         engine: "torch", or "onnx" for the live graph in onnxruntime; files are transcribed by torch.
@@ -96,7 +96,7 @@ class Service:
         self.is_ready = True
 
     def find(self, name: str | None, live: bool = False, language: str | None = None) -> ServedModel:
-        """The model that a client means; without a name the first one that can, and that has the language.
+        """Finds the model that a client names; without a name, the first suitable one for the language.
 
         Raises:
             Refusal: there is none.
@@ -126,7 +126,7 @@ class Service:
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[None]:
-        """Around a live connection, whose task is cancelled when the server ends; `is_ending` tells it why."""
+        """Context of a live connection, whose task is cancelled at shutdown; `is_ending` then says why."""
         task = asyncio.current_task()
         self._tasks.add(task)
         try:

@@ -55,7 +55,7 @@ class Session:
             self._loop.call_soon_threadsafe(self._news.set)
 
     async def put(self, content: bytes) -> None:
-        """Goes on by some bytes, when what waits already has become little enough.
+        """Feeds bytes, after waiting until the backlog is small enough.
 
         Raises:
             Refusal: the server does not keep up.
@@ -72,18 +72,18 @@ class Session:
         self.stream.put(self._resampler.resample_chunk(samples) if self._resampler else samples)
 
     async def settle(self) -> Update:
-        """What was found, when all that has come is transcribed."""
+        """Waits until everything received is transcribed, and returns the new text."""
         return await self._until(lambda update: update.is_idle)
 
     async def finish(self) -> Update:
-        """Nothing comes after -> all that was not handed out yet."""
+        """Ends the stream and returns the remaining text."""
         if self._resampler:
             self.stream.put(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
         self.stream.finish()
         return await self._until(lambda update: update.is_over)
 
     def take(self) -> Update:
-        """What was found since the last call."""
+        """The new text since the last call."""
         return self._checked(self.stream.take())
 
     async def _until(self, is_enough: Any) -> Update:
@@ -102,7 +102,7 @@ class Session:
         return update
 
     def close(self) -> None:
-        """Gives the place back; a second time does nothing."""
+        """Frees the place; a second call does nothing."""
         if self._is_open:
             self._is_open = False
             self.stream.close()

@@ -130,7 +130,7 @@ class RunArguments:
     output_dir: str = field(default="runs/deepspeech2", metadata={"help": "Checkpoints, curves and the finished model."})
     model: str | None = field(
         default=None,
-        metadata={"help": "A saved model, folder or Hub name, to go on from (fine-tuning) or to measure; '' for none."},
+        metadata={"help": "A saved model, folder or Hub name, to fine-tune or to measure; '' for none."},
     )
     max_seconds: NotNegative = field(default=0.0, metadata={"help": "Leave longer utterances out of training; 0 for none."})
     sorta_grad: bool = field(

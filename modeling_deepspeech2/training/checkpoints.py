@@ -47,9 +47,9 @@ def save_checkpoint(
     accelerator: Accelerator,
     keep: int,
 ) -> None:
-    """Writes where the run stands, and removes all but the newest `keep` checkpoints; all processes call it.
+    """Writes a checkpoint and removes all but the newest `keep`; all processes call it.
 
-    A write that fails, on a full disk say, is reported and leaves the older checkpoints alone; training goes on.
+    A write that fails, on a full disk for example, is reported and leaves the older checkpoints alone; training continues.
     """
     if progress.saved_step == progress.step:
         return

@@ -40,7 +40,7 @@ class Run:
     omissions: Omissions = field(default_factory=Omissions)
 
     def __str__(self) -> str:
-        """What it will do, for people."""
+        """A description of the run for people."""
         arguments, index, accelerator = self.settings.run, self.train_data.index, self.accelerator
         first, later = (self.batching.plan(index, epoch) for epoch in (0, 1))
         text = (
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def readers(self) -> int:
-        """Processes that read different batches: a pair that shares a model out reads the same."""
+        """Processes that read different batches: a pair that shares a model reads the same ones."""
         return self.accelerator.num_processes // copies(self.settings)
 
     @property
@@ -101,5 +101,5 @@ class Run:
 
 
 def copies(settings: Settings) -> int:
-    """Processes that share a model out, and so read the same batches."""
+    """Processes that share one model, and therefore read the same batches."""
     return PAIR if settings.run.model_parallel else 1

@@ -160,7 +160,7 @@ def _plain(value: Any) -> Any:
 
 
 def open_data(data: DataArguments, accelerator: Accelerator) -> tuple[SpeechData, SpeechData, dict[str, SpeechData]]:
-    """What is trained on, what chooses the best model, and each test split by itself.
+    """Opens the training data, the validation data, and each test split by itself.
 
     Raises:
         DataError: a split cannot be opened, or holds no utterance.
@@ -228,7 +228,7 @@ def load(path: str | Path) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Processor]:
 def build(
     settings: Settings, start: Path | None, train_data: SpeechData, accelerator: Accelerator
 ) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Processor, str]:
-    """The start of the run that is resumed, a saved model to go on from, or a new one.
+    """The start of the resumed run, a saved model to fine-tune, or a new model.
 
     Raises:
         UserError: there is no such model, or the settings do not fit it.
@@ -362,7 +362,7 @@ def make_batching(
         DataError: the processes do not see the same data, or those that a run is resumed on amid an epoch are others.
     """
     progress = Progress.from_state(saved) if saved else Progress()
-    # A step stays what it was, also where the run goes on with another number of processes.
+    # A step stays the same even if the run is resumed with another number of processes.
     parts = accelerator.num_processes // copies(settings) * settings.run.gradient_accumulation_steps
     parts = progress.parts if saved else parts
     batching = Batching.from_arguments(settings.run, parts)

@@ -66,11 +66,11 @@ class Alignment:
 
 
 def align(audio: str | os.PathLike | bytes | np.ndarray, text: str | list[str], model: Any, processor: Any) -> Alignment:
-    """Finds when each line, word and character of a known text was said.
+    """Finds when each line, word and character of a known text was spoken.
 
     Args:
         audio: path or bytes of a file, or samples at the model's rate, shape (samples,).
-        text: all that is said and nothing else; its lines, or the strings of a list, get times and costs of their own.
+        text: exactly what is spoken; its lines, or the strings of a list, get times and costs of their own.
         model: a [`DeepSpeech2ForCTC`].
         processor: the [`DeepSpeech2Processor`] beside it.
 
@@ -195,7 +195,7 @@ def _spoken(line: str, tokenizer: Any) -> list[tuple[str, bool, list[str]]]:
     matches = list(pattern.finditer(line))
     spoken = [tokenizer.normalize(match[0]).split() for match in matches]
     whole = tokenizer.normalize(line).split()
-    if sum(map(len, spoken)) == len(whole):  # apostrophes are best told from quotation marks in the whole line
+    if sum(map(len, spoken)) == len(whole):  # the whole line helps to distinguish apostrophes from quotation marks
         ends = np.cumsum([len(words) for words in spoken])
         spoken = [whole[end - len(words) : end] for words, end in zip(spoken, ends)]
     return [

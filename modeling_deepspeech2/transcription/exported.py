@@ -169,7 +169,7 @@ class Acoustics:
 
 
 class ExportedStream:
-    """A live stream with an exported model: what [`DeepSpeech2Stream`] is with torch, with the same methods.
+    """A live stream with an exported model; has the methods of [`DeepSpeech2Stream`].
 
     >>> stream = ExportedStream(ExportedModel("live-onnx"))
     >>> for samples in microphone:
@@ -206,11 +206,11 @@ class ExportedStream:
         return self.utterances.text_after(self.ended)
 
     def feed(self, samples: np.ndarray) -> list[Hypothesis]:
-        """Goes on by some samples, in [-1, 1] -> the utterances that ended, with times from the stream's beginning."""
+        """Feeds samples in [-1, 1]; returns the utterances that ended, with times from the stream's beginning."""
         return self._decode(mono(samples), last=False)
 
     def finish(self) -> list[Hypothesis]:
-        """Nothing comes after -> the utterances that had not ended yet."""
+        """Ends the stream; returns the utterances that had not ended yet."""
         ended = self._decode(np.zeros(0, np.float32), last=True)
         self.acoustics = None
         return ended

@@ -22,7 +22,7 @@ from .chunks import BLOCK_SECONDS, CHUNK_SECONDS, CONTEXT_SECONDS, overlapping
 from .streaming import StreamingFeatures, StreamingModel
 
 
-CHUNKS = 4  # that a batch holds unless told otherwise
+CHUNKS = 4  # default number in a batch
 
 
 def recording_logits(

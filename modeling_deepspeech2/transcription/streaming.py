@@ -37,7 +37,7 @@ class SlidingWindow:
         if last:
             pieces.append(new.new_zeros(len(new), self.after, *new.shape[2:]))
         signal = torch.cat(pieces, dim=1)
-        step = self.size if last else max(self.size, self.hop)  # what lies between two windows must have come to be skipped
+        step = self.size if last else max(self.size, self.hop)  # samples between windows are skipped once they arrive
         windows = max(0, (signal.shape[1] - step) // self.hop + 1)
         end = (windows - 1) * self.hop + self.size if windows else 0
         return signal[:, :end], signal[:, windows * self.hop :], windows
@@ -82,7 +82,7 @@ class StreamingFeatures:
 
 @dataclass
 class AcousticState:
-    """What the model knows of a stream, or of a batch of streams that go in step."""
+    """The state of the model for a stream, or for a batch of streams in the same phase."""
 
     windows: list[Tensor]  # what each convolution will need again, (batch, time, channels, bins)
     recurrent: list[Tensor | tuple[Tensor, Tensor] | None]
@@ -90,7 +90,7 @@ class AcousticState:
 
     @property
     def phase(self) -> tuple:
-        """Streams of equal phase can go in step."""
+        """Streams of equal phase can share a batch."""
         lookahead = -1 if self.lookahead is None else self.lookahead.shape[1]
         return tuple(window.shape[1] for window in self.windows), self.recurrent[0] is None, lookahead
 
@@ -105,7 +105,7 @@ class AcousticState:
         return cls(windows, recurrent, torch.cat([state.lookahead for state in states]) if has_lookahead else None)
 
     def split(self) -> list["AcousticState"]:
-        """One batch -> its streams, each with a memory of its own: one that stalls does not keep the whole batch."""
+        """Splits a batch into streams with separate memory, so that a stalled one does not keep the whole batch."""
         size = len(self.windows[0])
         if size == 1:
             return [self]
@@ -168,7 +168,7 @@ class StreamingModel:
 
     @torch.inference_mode()
     def step(self, features: Tensor, state: AcousticState, last: bool = False) -> tuple[Tensor, AcousticState]:
-        """Goes on by some frames.
+        """Advances by some frames.
 
         Args:
             features: shape (batch, frames, bins); any number of frames, also none.
@@ -216,7 +216,7 @@ def _convolve(layer: torch.nn.Module, signal: Tensor, frames: int) -> Tensor:
 
 
 class DeepSpeech2Stream:
-    """A live stream: samples in, text out.
+    """A live stream: takes samples and gives text.
 
     >>> stream = DeepSpeech2Stream(model, processor)
     >>> for samples in microphone:
@@ -262,7 +262,7 @@ class DeepSpeech2Stream:
         return self.utterances.text_after(self.ended)
 
     def feed(self, samples: np.ndarray | Tensor) -> list[Hypothesis]:
-        """Goes on by some samples.
+        """Feeds some samples.
 
         Args:
             samples: floating point in [-1, 1], at the model's sampling rate, shape (samples,) or (channels, samples).
@@ -276,7 +276,7 @@ class DeepSpeech2Stream:
         return feed_streams([self], [samples])[0]
 
     def finish(self) -> list[Hypothesis]:
-        """Nothing comes after -> the utterances that had not ended yet."""
+        """Ends the stream; returns the utterances that had not ended yet."""
         self._check()
         features = self.features(np.zeros(0, np.float32), last=True)
         logits, _ = self.model.step(features[None], self.state, last=True)

@@ -124,7 +124,7 @@ def _read_hotwords(form: FormData, service: Service) -> dict[str, float] | None:
 
 @asynccontextmanager
 async def _watched(request: Request) -> AsyncIterator[None]:
-    """Ends the work for a client that has left."""
+    """Cancels the work for a client that has disconnected."""
     task, has_left = asyncio.current_task(), False
 
     async def watch() -> None:
@@ -213,6 +213,6 @@ def _event(content: dict) -> str:
 
 
 def error_body(refusal: Refusal) -> dict:
-    """A refusal as the OpenAI API tells of errors."""
+    """A refusal in the error format of the OpenAI API."""
     kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
     return {"message": str(refusal), "type": kind, "param": refusal.param, "code": refusal.reason}

@@ -62,7 +62,7 @@ class _Connection:
             self._close()
 
     async def _handle(self, message: str | bytes) -> None:
-        """One event of the client; what is wrong in it is told, and the connection goes on."""
+        """Handles one event of the client; errors in it are reported, and the connection stays open."""
         event: dict[str, Any] = {}
         try:
             event = parse(message)
@@ -187,7 +187,7 @@ class _Connection:
         self.previous, self.item, self.sent, self.held = self.item, None, "", []
 
     async def _commit(self) -> None:
-        """The audio so far is an item, whatever pauses it has."""
+        """Makes an item of the audio so far, regardless of pauses."""
         if self.session is None or self.session.seconds == 0:
             message = "The buffer is empty: append audio before a commit."
             raise Refusal(message, "input_audio_buffer_commit_empty")

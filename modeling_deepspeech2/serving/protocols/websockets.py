@@ -22,7 +22,7 @@ async def receive(websocket: WebSocket, idle_seconds: float) -> str | bytes:
 
     Raises:
         WebSocketDisconnect: the client has left.
-        Refusal: nothing came for too long.
+        Refusal: no message arrived in time.
     """
     try:
         with anyio.fail_after(idle_seconds):
@@ -55,10 +55,10 @@ async def serving(
     tell: Callable[[Refusal], Awaitable[None]],
     finish: Callable[[], Awaitable[None]],
 ) -> AsyncIterator[None]:
-    """Around a websocket's messages: a refusal is told and closes it, the server's end finishes it (1001).
+    """Around a websocket's messages: a refusal is reported and closes it, and a shutdown of the server finishes it (1001).
 
     Args:
-        tell: sends an error in the protocol's own words.
+        tell: sends an error in the protocol's own format.
         finish: sends the last text.
     """
     code, reason = 1000, ""
