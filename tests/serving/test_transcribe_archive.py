@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,10 +29,10 @@ def test_a_killed_archive_goes_on(tmp_path):
     settings = {"cwd": REPOSITORY, "env": os.environ | {"PYTHONPATH": str(REPOSITORY)}, "stderr": subprocess.DEVNULL}
     markers = tmp_path / "texts" / "logs" / "completions"
 
-    first = subprocess.Popen(command, **settings)
+    first = subprocess.Popen(command, **settings, start_new_session=True)
     while first.poll() is None and not (markers.exists() and list(markers.iterdir())):
         time.sleep(0.005)
-    first.kill()
+    os.killpg(first.pid, signal.SIGKILL)  # with its workers, which would outlive the test
     first.wait()
     done = {marker.name: marker.stat().st_mtime_ns for marker in markers.iterdir()}
     texts = {name: (tmp_path / "texts" / "jsonl" / f"{name}.jsonl.gz").read_bytes() for name in done}
