@@ -37,9 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch_size",
         type=int,
-        default=4,
         metavar="N",
-        help="chunks of 50 s that a bidirectional model reads at once: more take more memory (%(default)s)",
+        help="chunks of 50 s that a bidirectional model reads at once: more take more memory (4)",
     )
     parser.add_argument(
         "--format",
@@ -57,7 +56,7 @@ def run(settings: argparse.Namespace) -> int:
     from .output import Progress, written
 
     check_pause(settings)
-    if settings.batch_size < 1:
+    if settings.batch_size is not None and settings.batch_size < 1:
         raise UserError(f"--batch_size: found {settings.batch_size}, expected at least 1.")
     outputs = _outputs(settings)
     rate, recognize = (_load_exported if settings.engine == "onnx" else _load)(settings)
@@ -90,7 +89,9 @@ def _load(settings: argparse.Namespace) -> "tuple[int, Recognize]":
     decoder = load_decoder(settings, processor)
 
     def recognize(blocks: "Iterable[np.ndarray]") -> "Iterator[Hypothesis]":
-        return transcribe(model, processor, blocks, decoder, end_of_utterance=settings.pause, batch_size=settings.batch_size)
+        return transcribe(
+            model, processor, blocks, decoder, end_of_utterance=settings.pause, batch_size=settings.batch_size or 4
+        )
 
     return processor.feature_extractor.sampling_rate, recognize
 
@@ -101,6 +102,8 @@ def _load_exported(settings: argparse.Namespace) -> "tuple[int, Recognize]":
 
     if settings.device not in (None, "cpu") or settings.dtype != "float32":
         raise UserError("--engine: onnx computes in float32 on the CPU, but --device or --dtype asks for something else.")
+    if settings.batch_size is not None:
+        raise UserError("--batch_size: the onnx engine reads one chunk at a time; leave it out.")
     model = ExportedModel(settings.model)
     decoder = None if settings.lm == "off" or (settings.lm == "auto" and not model.has_decoder) else model.load_decoder()
     return model.sampling_rate, lambda blocks: model.transcribe(blocks, decoder, settings.pause)
