@@ -4,6 +4,8 @@ The input holds one row for each valid frame; padding has been removed before. M
 of the whole global batch, including those of all other processes, in at least float32.
 """
 
+import re
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -11,14 +13,34 @@ from torch.autograd.function import once_differentiable
 
 
 BLOCK_SIZE = 2**19  # numbers that are worked on at a time: they stay in the cache
+OPERATORS = re.sub(r"\W", "_", __name__)  # their namespace; code of other versions, from the Hub, has names of its own
+
+_group_of: dict[dist.ProcessGroup, dist.ProcessGroup] = {}  # of all processes -> of their messages
+
+
+def message_group() -> dist.ProcessGroup:
+    """All processes, in a group of their own for the messages of BatchNorm; every process must ask for it first together.
+
+    Messages of one group are delivered in the order in which they were sent. In the group of the gradients, a statistic
+    would wait behind whole buckets of them, and a process whose backward pass takes another order would mix them up.
+    """
+    everyone = dist.group.WORLD
+    if everyone not in _group_of:
+        _group_of.clear()  # groups of an earlier start
+        _group_of[everyone] = dist.new_group()
+    return _group_of[everyone]
+
+
+def is_one_of_many(group: dist.ProcessGroup | None = None) -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
 def sum_over_ranks(*values: Tensor, group: dist.ProcessGroup | None = None) -> tuple[Tensor, ...]:
     """Adds each tensor over all processes (of a group), in one message; every process must call it."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1):
+    if not is_one_of_many(group):
         return values
     message = torch.cat([value.reshape(-1) for value in values])
-    dist.all_reduce(message, group=group)
+    dist.all_reduce(message, group=group or message_group())
     parts = message.split([value.numel() for value in values])
     return tuple(part.view_as(value) for part, value in zip(parts, values))
 
@@ -42,54 +64,171 @@ class SumOverRanks(torch.autograd.Function):
         return None, *sum_over_ranks(*grads, group=ctx.group)
 
 
+# What is done to the rows themselves, as four operators, into which `torch.compile` does not look. On a CPU they work block
+# by block, so that intermediate values stay in the cache; on a GPU they are torch's own kernels, those of SyncBatchNorm.
+
+
 def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
     return rows.split(max(1, BLOCK_SIZE // rows.shape[1]))
 
 
-class _NormalizeRows(torch.autograd.Function):
-    """y = weight · (x − mean) / sqrt(var + eps) + bias, with the statistics of all rows of all processes.
+@torch.library.custom_op(f"{OPERATORS}::row_statistics", mutates_args=())
+def row_statistics(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(variance + eps) of the rows of this process; of none, those of zeros."""
+    count = max(1, rows.shape[0])
+    mean = rows.sum(0) / count
+    squares = torch.zeros_like(mean)
+    for block in _blocks(rows):
+        squares += (block - mean).square_().sum(0)
+    return mean, torch.rsqrt(squares / count + eps)
 
-    Works block by block, so that intermediate values stay in the cache.
-    """
+
+@row_statistics.register_kernel("cuda")
+def _(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    if len(rows) == 0:
+        return rows.new_zeros(rows.shape[1]), rows.new_full((rows.shape[1],), eps**-0.5)
+    return torch.batch_norm_stats(rows.contiguous(), eps)
+
+
+@row_statistics.register_fake
+def _(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return rows.new_empty(rows.shape[1]), rows.new_empty(rows.shape[1])
+
+
+@torch.library.custom_op(f"{OPERATORS}::normalize_rows", mutates_args=())
+def normalize_rows(rows: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse_deviation: Tensor) -> Tensor:
+    """weight · (rows − mean) · inverse_deviation + bias"""
+    scale = weight * inverse_deviation
+    normalized = torch.empty_like(rows)
+    for block, result in zip(_blocks(rows), _blocks(normalized)):
+        torch.addcmul(bias, block - mean, scale, out=result)
+    return normalized
+
+
+@normalize_rows.register_kernel("cuda")
+def _(rows: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse_deviation: Tensor) -> Tensor:
+    if len(rows) == 0:
+        return torch.empty_like(rows)
+    return torch.batch_norm_elemt(rows.contiguous(), weight, bias, mean, inverse_deviation, 0.0)
+
+
+@normalize_rows.register_fake
+def _(rows: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse_deviation: Tensor) -> Tensor:
+    return torch.empty_like(rows)
+
+
+@torch.library.custom_op(f"{OPERATORS}::gradient_sums", mutates_args=())
+def gradient_sums(grad: Tensor, rows: Tensor, mean: Tensor, inverse_deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of `grad` and of grad · (rows − mean) over the rows of this process."""
+    total, weighted = grad.sum(0), torch.zeros_like(mean)
+    for grad_block, block in zip(_blocks(grad), _blocks(rows)):
+        weighted += (block - mean).mul_(grad_block).sum(0)
+    return total, weighted
+
+
+@gradient_sums.register_kernel("cuda")
+def _(grad: Tensor, rows: Tensor, mean: Tensor, inverse_deviation: Tensor) -> tuple[Tensor, Tensor]:
+    if len(rows) == 0:
+        return torch.zeros_like(mean), torch.zeros_like(mean)
+    operands = grad.contiguous(), rows.contiguous(), mean, inverse_deviation
+    return torch.batch_norm_backward_reduce(*operands, None, True, False, False)[:2]
+
+
+@gradient_sums.register_fake
+def _(grad: Tensor, rows: Tensor, mean: Tensor, inverse_deviation: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(mean), torch.empty_like(mean)
+
+
+@torch.library.custom_op(f"{OPERATORS}::gradient_of_rows", mutates_args=())
+def gradient_of_rows(
+    grad: Tensor,
+    rows: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    inverse_deviation: Tensor,
+    total: Tensor,
+    weighted: Tensor,
+    count: Tensor,
+) -> Tensor:
+    """The gradient before the normalisation, from the sums of all processes and their number of rows, shape (1,)."""
+    mean_grad, per_row, scale = total / count, weighted * inverse_deviation**2 / count, weight * inverse_deviation
+    grad_rows = torch.empty_like(rows)
+    for grad_block, block, result in zip(_blocks(grad), _blocks(rows), _blocks(grad_rows)):
+        torch.sub(grad_block, mean_grad, out=result).addcmul_(block - mean, per_row, value=-1)
+        result *= scale
+    return grad_rows
+
+
+@gradient_of_rows.register_kernel("cuda")
+def _(
+    grad: Tensor,
+    rows: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    inverse_deviation: Tensor,
+    total: Tensor,
+    weighted: Tensor,
+    count: Tensor,
+) -> Tensor:
+    if len(rows) == 0:
+        return torch.empty_like(rows)
+    operands = grad.contiguous(), rows.contiguous(), mean, inverse_deviation, weight, total, weighted
+    return torch.batch_norm_backward_elemt(*operands, count.to(torch.int32))
+
+
+@gradient_of_rows.register_fake
+def _(
+    grad: Tensor,
+    rows: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    inverse_deviation: Tensor,
+    total: Tensor,
+    weighted: Tensor,
+    count: Tensor,
+) -> Tensor:
+    return torch.empty_like(rows)
+
+
+def global_statistics(rows: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Number of the rows of all processes, shape (1,), their mean and 1 / sqrt(variance + eps)."""
+    mean, inverse_deviation = row_statistics(rows, eps)
+    count = rows.new_full((1,), rows.shape[0])
+    if not is_one_of_many():
+        return count, mean, inverse_deviation
+    # Sums about zero, for which float32 is too short: one message instead of one for the mean and one for the variance.
+    own, own_mean = count.double(), mean.double()
+    own_squares = own * (variance_of(inverse_deviation.double(), eps) + own_mean.square())
+    found, total, squares = sum_over_ranks(own, own * own_mean, own_squares)
+    total, squares = total / found.clamp(min=1), squares / found.clamp(min=1)
+    inverse_deviation = torch.rsqrt((squares - total.square()).clamp(min=0) + eps)
+    return found.to(count), total.to(mean), inverse_deviation.to(mean)
+
+
+def variance_of(inverse_deviation: Tensor, eps: float) -> Tensor:
+    return (inverse_deviation.pow(-2) - eps).clamp(min=0)
+
+
+class _NormalizeRows(torch.autograd.Function):
+    """y = weight · (x − mean) / sqrt(var + eps) + bias, with the statistics of all rows of all processes."""
 
     @staticmethod
     def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor, eps: float):
-        found, total = sum_over_ranks(rows.new_tensor([rows.shape[0]]), rows.sum(0))
-        count = found.clamp(min=1)
-        mean = total / count
-        own_squares = torch.zeros_like(mean)
-        for block in _blocks(rows):
-            own_squares += (block - mean).square_().sum(0)
-        (squares,) = sum_over_ranks(own_squares)
-        variance = squares / count
-        inverse_deviation = torch.rsqrt(variance + eps)
-        scale = weight * inverse_deviation
-        normalized = torch.empty_like(rows)
-        for block, result in zip(_blocks(rows), _blocks(normalized)):
-            torch.addcmul(bias, block - mean, scale, out=result)
+        count, mean, inverse_deviation = global_statistics(rows, eps)
         ctx.save_for_backward(rows, weight, mean, inverse_deviation, count)
-        ctx.mark_non_differentiable(mean, variance, found)
-        return normalized, mean, variance, found
+        ctx.mark_non_differentiable(mean, inverse_deviation, count)
+        return normalize_rows(rows, weight, bias, mean, inverse_deviation), mean, inverse_deviation, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor, *_):
         rows, weight, mean, inverse_deviation, count = ctx.saved_tensors
-        blocks = list(zip(_blocks(grad), _blocks(rows)))
-        grad_bias = grad.sum(0)
-        grad_weight = torch.zeros_like(grad_bias)
-        for grad_block, block in blocks:
-            grad_weight += (block - mean).mul_(grad_block).sum(0)
-        grad_weight *= inverse_deviation
+        own = gradient_sums(grad, rows, mean, inverse_deviation)
         # Each process keeps its own share of the parameters' gradients (data parallelism adds them up), but the
         # gradient of a row depends on the sums over all rows, wherever they are.
-        all_bias, all_weight = sum_over_ranks(grad_bias, grad_weight)
-        grad_rows = torch.empty_like(rows)
-        per_row = all_weight * inverse_deviation / count
-        for (grad_block, block), result in zip(blocks, _blocks(grad_rows)):
-            torch.sub(grad_block, all_bias / count, out=result).addcmul_(block - mean, per_row, value=-1)
-            result *= weight * inverse_deviation
-        return grad_rows, grad_weight, grad_bias, None
+        total, weighted = sum_over_ranks(*own)
+        grad_rows = gradient_of_rows(grad, rows, weight, mean, inverse_deviation, total, weighted, count.clamp(min=1))
+        return grad_rows, own[1] * inverse_deviation, own[0], None
 
 
 class SpeechBatchNorm(nn.Module):
@@ -117,8 +256,8 @@ class SpeechBatchNorm(nn.Module):
             scale, shift = self.scale_and_shift()
             return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype))
         weight, bias = self.weight.to(rows.dtype), self.bias.to(rows.dtype)
-        normalized, mean, variance, count = _NormalizeRows.apply(rows, weight, bias, self.eps)
-        self._update(mean, variance, count)
+        normalized, mean, inverse_deviation, count = _NormalizeRows.apply(rows, weight, bias, self.eps)
+        self._update(mean, variance_of(inverse_deviation, self.eps), count)
         return normalized
 
     @torch.no_grad()
@@ -127,7 +266,7 @@ class SpeechBatchNorm(nn.Module):
             return
         unbiased = variance * (count / (count - 1).clamp(min=1))
         # No rows anywhere teach nothing, and neither does a batch that overflowed.
-        learns = (count > 0) & mean.isfinite().all() & unbiased.isfinite().all()
+        learns = (count > 0) & (mean + unbiased).isfinite().all()
         for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
             running.copy_(torch.where(learns, running.lerp(value.to(running), self.momentum), running))
 
@@ -143,13 +282,13 @@ class SpeechBatchNorm(nn.Module):
         """
         if not self.training:
             return self.scale_and_shift()
-        found, total = SumOverRanks.apply(None, rows.new_tensor([rows.shape[0]]), rows.sum(0))
+        found, total = SumOverRanks.apply(None, rows.new_full((1,), rows.shape[0]), rows.sum(0))
         count = found.clamp(min=1)
-        mean = total / count
-        centred = rows - mean
-        (scatter,) = SumOverRanks.apply(None, centred.T @ centred)
-        product_mean = weight @ mean
-        variance = ((weight @ (scatter / count)) * weight).sum(1).clamp(min=0)
+        centred = rows - total / count
+        product_mean = weight @ (total / count)
+        # w_i·S·w_i of this process's share of the scatter S: of all processes, a vector is added up and not a matrix.
+        (squares,) = SumOverRanks.apply(None, ((weight @ (centred.T @ centred)) * weight).sum(1))
+        variance = (squares / count).clamp(min=0)
         self._update(product_mean, variance, found)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return scale, self.bias - product_mean * scale
