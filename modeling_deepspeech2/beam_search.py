@@ -16,7 +16,7 @@ import numpy as np
 
 from .errors import UserError
 from .hotwords import Hotwords
-from .hypotheses import Hypothesis, check_n_best, log_softmax, spell
+from .hypotheses import Calibration, Hypothesis, check_n_best, log_softmax, spell
 from .lm_scoring import Limits, Scoring, Table
 from .viterbi import ctc_viterbi
 
@@ -93,6 +93,8 @@ class BeamSearch:
         cutoff_probability, cutoff_top_n: of each frame, the fewest symbols whose cumulative probability reaches the first,
             and no more than the second, are looked at.
     """
+
+    calibration = Calibration()  # of the confidences of words
 
     def __init__(self, tokenizer: Any, scoring: Scoring, limits: Limits, cutoff_probability: float, cutoff_top_n: int):
         self.tokenizer, self.scoring, self.limits = tokenizer, scoring, limits
@@ -203,7 +205,7 @@ class BeamSearch:
         for row in order:
             labels = beam.labels(int(beam.prefixes.node[row]))
             frames = ctc_viterbi(log_probs, np.array(labels), self.blank).tolist() if labels else []
-            spelled = spell(self.tokenizer, labels, frames, log_probs, seconds_per_frame)
+            spelled = spell(self, labels, frames, log_probs, seconds_per_frame)
             scores = float(acoustic[row]), float(log_prob[row]), float(score[row])
             found.setdefault(spelled[0], Hypothesis(*spelled, *scores))
             if len(found) == n_best:

@@ -1,6 +1,7 @@
 """The configuration of a Deep Speech 2 model; all other sizes follow from it."""
 
 import difflib
+import math
 from dataclasses import field
 from typing import Any, Literal
 
@@ -81,6 +82,9 @@ class DeepSpeech2Config(PreTrainedConfig):
     ctc_zero_infinity: bool = _setting(
         True, "A transcript that does not fit into its output frames costs nothing instead of infinity."
     )
+    word_confidence: list[float | int] | tuple[float | int, ...] = _setting(
+        (1.0, 0.0), "Scale and offset of the confidences of the best path's words, fitted by `deepspeech2 tune`."
+    )
     sampling_rate: int = _setting(16_000, "Samples of the waveform per second.")
     hop_length: int = _setting(160, "Samples from one frame to the next.")
 
@@ -142,6 +146,9 @@ class DeepSpeech2Config(PreTrainedConfig):
                 f"pad_token_id, the CTC blank, must be one of the {self.vocab_size} output symbols (0 to "
                 f"{self.vocab_size - 1}), but is {self.pad_token_id}."
             )
+        numbers = self.word_confidence
+        if len(numbers) != 2 or not all(map(math.isfinite, numbers)) or numbers[0] <= 0:
+            raise UserError(f"word_confidence is a scale above 0 and an offset, but is {numbers}.")
         if not self.activation_clip > 0:
             raise UserError(f"activation_clip must be positive, but is {self.activation_clip}.")
 

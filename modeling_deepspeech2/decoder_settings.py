@@ -24,6 +24,8 @@ SETTINGS = {  # name -> whether a number is right, and what is
     "beam_threshold": (lambda value: value > 0, "a number above 0"),
     "unknown_word_score": _PENALTY,
     "unknown_letter_score": _PENALTY,
+    "confidence_scale": (lambda value: 0 < value <= 1000, "a number above 0 and at most 1,000"),
+    "confidence_offset": (lambda value: -1000 <= value <= 1000, "a number from -1,000 to 1,000"),
 }
 
 

@@ -55,6 +55,7 @@ class CTCBeamSearchDecoder(SearchDecoder, PushToHubMixin):
         unknown_word_score, unknown_letter_score: added to log p_lm of every word that the language model does not know, and
             for each of its letters (not where characters are modelled): else several badly recognised words would be
             cheaper as one.
+        confidence_scale, confidence_offset: see [`Calibration`].
 
     Raises:
         ValueError: a setting out of its range.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import UserError
-from .hypotheses import Hypothesis, check_n_best, log_softmax, spell
+from .hypotheses import NO_CALIBRATION, Calibration, Hypothesis, check_n_best, log_softmax, spell
 
 
 if TYPE_CHECKING:
@@ -25,14 +25,15 @@ class BestPath:
 
 
 class GreedyDecoder:
-    """Takes the best path; it has no settings.
+    """Takes the best path.
 
     Args:
         tokenizer: of the acoustic model.
+        calibration: of the confidences of words, `word_confidence` of the model's configuration.
     """
 
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, calibration: Calibration = NO_CALIBRATION):
+        self.tokenizer, self.calibration = tokenizer, calibration
 
     def decode(
         self,
@@ -90,7 +91,7 @@ class GreedyDecoder:
         runs = self._runs(state)
         labels, frames = [run[0] for run in runs], [run[1] for run in runs]
         score = float(log_probs.max(1, initial=-np.inf).sum())
-        return [Hypothesis(*spell(self.tokenizer, labels, frames, log_probs, seconds_per_frame), score, 0.0, score)]
+        return [Hypothesis(*spell(self, labels, frames, log_probs, seconds_per_frame), score, 0.0, score)]
 
     def best_labels(self, state: BestPath, is_final: bool = False) -> list[int]:
         """The labels of the path."""

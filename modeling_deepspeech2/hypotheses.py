@@ -6,9 +6,10 @@ labels and frames into words by `spell`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class Span:
     text: str
     start: float  # seconds
     end: float
-    confidence: float  # geometric mean of the posteriors of its frames, in [0, 1]
+    confidence: float  # a character's: geometric mean of the posteriors of its frames; a word's: see [`Calibration`]
 
 
 @dataclass
@@ -41,10 +42,31 @@ class Hypothesis:
     score: float  # Q = log p_ctc + alpha * log p_lm + beta * length, and the bonus of hot words
 
 
+class Calibration(NamedTuple):
+    """From the geometric mean p of a word's posteriors to the probability that the word is right (Platt, 1999).
+
+    logit(confidence) = scale · logit(p) + offset, fitted by `deepspeech2 tune`; without it the confidence is p, which is
+    far too sure of itself: CTC networks give posteriors near 1 to wrong letters, too.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def __call__(self, p: float) -> float:
+        if self == NO_CALIBRATION:
+            return p
+        p = min(max(p, 1e-6), 1 - 1e-6)
+        return 1 / (1 + math.exp(-self.scale * math.log(p / (1 - p)) - self.offset))
+
+
+NO_CALIBRATION = Calibration()
+
+
 class Decoder(Protocol):
     """Turns logits into hypotheses: the whole utterance at once, or piece by piece with the same result."""
 
     tokenizer: Any
+    calibration: Calibration  # of the confidences of words
 
     def decode(
         self,
@@ -116,9 +138,10 @@ def log_softmax(logits: Tensor | np.ndarray) -> np.ndarray:
 
 
 def spell(
-    tokenizer: Any, labels: list[int], frames: list[list[int]], log_probs: np.ndarray, seconds_per_frame: float
+    decoder: Decoder, labels: list[int], frames: list[list[int]], log_probs: np.ndarray, seconds_per_frame: float
 ) -> tuple[str, list[Span], list[Span]]:
     """Labels and their frames -> text, words and characters in seconds."""
+    tokenizer = decoder.tokenizer
     delimiter = tokenizer.word_delimiter_token_id
     space = tokenizer.replace_word_delimiter_char
     characters: list[Span] = []
@@ -130,18 +153,19 @@ def spell(
         characters.append(Span(text, start * seconds_per_frame, end * seconds_per_frame, min(1.0, confidence)))
     if characters and characters[-1].text == space:
         characters.pop()
-    return "".join(character.text for character in characters), words_of(tokenizer, characters), characters
+    return "".join(character.text for character in characters), words_of(decoder, characters), characters
 
 
-def words_of(tokenizer: Any, characters: list[Span]) -> list[Span]:
+def words_of(decoder: Decoder, characters: list[Span]) -> list[Span]:
     """Characters in time, spaces included -> words in time."""
     # The tokenizer knows what a word is; here it counts characters instead of frames.
+    tokenizer = decoder.tokenizer
     offsets = [{"char": c.text, "start_offset": i, "end_offset": i + 1} for i, c in enumerate(characters)]
     words = []
     for word in tokenizer._get_word_offsets(offsets, tokenizer.replace_word_delimiter_char):
         spans = characters[word["start_offset"] : word["end_offset"]]
-        confidence = float(np.exp(np.mean([np.log(max(span.confidence, 1e-300)) for span in spans])))
-        words.append(Span(word["word"], spans[0].start, spans[-1].end, min(1.0, confidence)))
+        mean = float(np.exp(np.mean([np.log(max(span.confidence, 1e-300)) for span in spans])))
+        words.append(Span(word["word"], spans[0].start, spans[-1].end, decoder.calibration(min(1.0, mean))))
     return words
 
 

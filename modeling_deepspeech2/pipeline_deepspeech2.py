@@ -35,8 +35,9 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
     `chunk_length_s` with `stride_length_s` for long recordings.
 
     Where the model's folder or repository holds a decoder (see [`CTCBeamSearchDecoder.save_pretrained`]), or one is given,
-    it takes the place of the best path. A call then takes `hotwords` (word or phrase -> weight) and `n_best` as well, the
-    chunks of `return_timestamps` have a `confidence`, and `n_best` adds the list `hypotheses` with their scores.
+    it takes the place of the best path. A call then takes `hotwords` (word or phrase -> weight) and `n_best` as well, which
+    adds the list `hypotheses` with their scores. The chunks of `return_timestamps` have a `confidence`, which is the
+    probability that a word is right where `deepspeech2 tune` has calibrated it.
 
     Recordings are decoded utterance by utterance, as [`transcribe`] does it; their texts are put together.
 
@@ -110,10 +111,9 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         result: dict[str, Any] = {"text": found[0].text}
         if return_timestamps:
             spans = found[0].words if return_timestamps == "word" else found[0].characters
-            result["chunks"] = [{"text": span.text, "timestamp": (span.start, span.end)} for span in spans]
-            if self.decoder is not None:
-                for chunk, span in zip(result["chunks"], spans):
-                    chunk["confidence"] = span.confidence
+            result["chunks"] = [
+                {"text": span.text, "timestamp": (span.start, span.end), "confidence": span.confidence} for span in spans
+            ]
         if n_best is not None:
             scores = ("text", "acoustic_score", "lm_score", "score")
             result["hypotheses"] = [{name: getattr(one, name) for name in scores} for one in found]

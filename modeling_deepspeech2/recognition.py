@@ -16,7 +16,7 @@ import numpy as np
 
 from .forked_processes import run_forked
 from .greedy_decoder import GreedyDecoder
-from .hypotheses import Decoder, Hypothesis, Span, as_array, check_alphabet, check_n_best
+from .hypotheses import Calibration, Decoder, Hypothesis, Span, as_array, check_alphabet, check_n_best
 from .utterances import END_OF_UTTERANCE, LONGEST_UTTERANCE, UtteranceDecoder
 
 
@@ -53,7 +53,7 @@ class Recognition:
         check_alphabet(decoder, config.vocab_size)
         check_n_best(n_best)
         self.tokenizer, self.config = tokenizer, config
-        self.decoder: Decoder = decoder or GreedyDecoder(tokenizer)
+        self.decoder: Decoder = decoder or GreedyDecoder(tokenizer, Calibration(*config.word_confidence))
         self.seconds_per_frame = config.inputs_to_logits_ratio / config.sampling_rate
         self.n_best = n_best
         self._settings = (end_of_utterance, longest_utterance, hotwords, n_best, config.bidirectional)

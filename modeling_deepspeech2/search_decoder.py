@@ -14,7 +14,7 @@ from .beam_search import Beam, BeamSearch
 from .decoder_settings import DECODER_CONFIG, SETTINGS, check_setting, read_config
 from .forked_processes import run_forked
 from .hotwords import Hotwords
-from .hypotheses import Hypothesis
+from .hypotheses import Calibration, Hypothesis
 from .lm_scoring import Limits, make_scoring
 from .ngram import LanguageModelError, NGramModel
 
@@ -40,6 +40,8 @@ class SearchDecoder(BeamSearch):
         beam_threshold: float = 15.0,
         unknown_word_score: float = -10.0,
         unknown_letter_score: float = -1.0,
+        confidence_scale: float = 1.0,
+        confidence_offset: float = 0.0,
     ):
         given = locals()
         for name in SETTINGS:
@@ -51,6 +53,7 @@ class SearchDecoder(BeamSearch):
         scoring = make_scoring(tokenizer, self.model, float(alpha), float(beta), *penalties)
         limits = Limits(int(beam_width), float(beam_threshold))
         super().__init__(tokenizer, scoring, limits, float(cutoff_probability), int(cutoff_top_n))
+        self.calibration = Calibration(float(confidence_scale), float(confidence_offset))
         self._hotwords: tuple[dict[str, float], Hotwords] | None = None  # those of the last call
 
     @property
@@ -70,6 +73,14 @@ class SearchDecoder(BeamSearch):
     def beta(self, value: float) -> None:
         check_setting("beta", value)
         self.scoring.beta = float(value)
+
+    @property
+    def confidence_scale(self) -> float:
+        return self.calibration.scale
+
+    @property
+    def confidence_offset(self) -> float:
+        return self.calibration.offset
 
     @property
     def beam_width(self) -> int:

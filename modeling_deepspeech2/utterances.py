@@ -227,7 +227,7 @@ class UtteranceDecoder:
         pause = (round(PAUSE_SECONDS / self.seconds_per_frame) + 0.5) * self.seconds_per_frame
         times = behind_pauses(np.array([[span.start, span.end] for span in spans]).reshape(-1, 2), words, pause)
         characters = [dataclasses.replace(span, start=s, end=e) for span, (s, e) in zip(spans, times.tolist())]
-        return dataclasses.replace(hypothesis, characters=characters, words=words_of(tokenizer, characters))
+        return dataclasses.replace(hypothesis, characters=characters, words=words_of(self.decoder, characters))
 
     def _spell(self, labels: list[int]) -> str:
         """As [`spell`](hypotheses.py) writes them, with the space behind the last word."""

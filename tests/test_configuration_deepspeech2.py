@@ -71,4 +71,4 @@ def test_every_field_has_its_help_text():
     """`run_ctc.py --help` shows it; with `python -OO`, too, as it stands in no docstring."""
     own = DeepSpeech2Config.own_fields()
     fields = {field.name: field for field in dataclasses.fields(DeepSpeech2Config)}
-    assert len(own) == 22 and all(fields[name].metadata["help"].endswith(".") for name in own)
+    assert len(own) == 23 and all(fields[name].metadata["help"].endswith(".") for name in own)

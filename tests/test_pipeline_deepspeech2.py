@@ -166,14 +166,27 @@ def test_address(recognizer, tmp_path, clips, encoded_clips):
         server.shutdown()
 
 
+def assert_same(found: list[dict], expected: list[dict]) -> None:
+    """Equal texts and times; confidences differ by what the last bit of a logit does."""
+
+    def parts(results: list[dict]) -> tuple[list, list]:
+        chunks = [chunk for one in results for chunk in one["chunks"]]
+        texts = [one["text"] for one in results] + [(chunk["text"], chunk["timestamp"]) for chunk in chunks]
+        return texts, [chunk["confidence"] for chunk in chunks]
+
+    (texts, confidences), (expected_texts, expected_confidences) = parts(found), parts(expected)
+    assert texts == expected_texts
+    np.testing.assert_allclose(confidences, expected_confidences, atol=1e-4)
+
+
 @pytest.mark.parametrize("unit", ["word", "char"])
-def test_company_does_not_matter(recognizer, uneven, unit):
+def test_batches_give_what_single_calls_give(recognizer, uneven, unit):
     """Law 1: batches of eight, mostly padding, give exactly what single calls give, text and times."""
     single = [recognizer(waveform, return_timestamps=unit) for waveform in uneven]
     assert sum(len(result["text"]) for result in single) > 500
-    assert recognizer(list(uneven), batch_size=8, return_timestamps=unit) == single
+    assert_same(recognizer(list(uneven), batch_size=8, return_timestamps=unit), single)
     stream = (waveform for waveform in uneven)
-    assert list(recognizer(stream, batch_size=8, return_timestamps=unit)) == single
+    assert_same(list(recognizer(stream, batch_size=8, return_timestamps=unit)), single)
 
 
 def test_logits_and_padding(recognizer, uneven):
@@ -294,7 +307,7 @@ def test_memory_of_a_chunk_dies_away(make_tiny_model, processor, clips, update_b
 def test_chunks_in_a_batch_of_recordings(recognizer, uneven):
     """Long and short recordings in chunks, batched together, each give what they give alone."""
     single = [recognizer(waveform, chunk_length_s=2, return_timestamps="word") for waveform in uneven]
-    assert list(recognizer(list(uneven), chunk_length_s=2, batch_size=8, return_timestamps="word")) == single
+    assert_same(list(recognizer(list(uneven), chunk_length_s=2, batch_size=8, return_timestamps="word")), single)
 
 
 def test_stride_in_the_dict(recognizer, clips):

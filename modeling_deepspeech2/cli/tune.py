@@ -1,7 +1,8 @@
 """Chooses alpha and beta of the beam search on a development split, and saves the decoder with the model.
 
 Q = log p_ctc + alpha · log p_lm + beta · words (characters where a script has no spaces). The lowest word error rate
-wins, or character error rate there. Measure a test split only afterwards, with `deepspeech2 evaluate`.
+wins, or character error rate there. Then the confidences of words are calibrated on the same split. Measure a test split
+only afterwards, with `deepspeech2 evaluate`.
 """
 
 import argparse
@@ -51,8 +52,12 @@ def check(settings: argparse.Namespace) -> None:
 
 
 def run(settings: argparse.Namespace) -> int:
+    from transformers.utils import CONFIG_NAME
+
+    from ..configuration_deepspeech2 import DeepSpeech2Config
     from ..data.sources import SpeechData
     from ..decoding_deepspeech2 import CTCBeamSearchDecoder
+    from ..language_models.confidence import RELIABILITY, calibrate, draw_reliability
     from ..language_models.tuning import SURFACE, collect, draw_surface, tune
     from ..modeling_deepspeech2 import DeepSpeech2ForCTC
     from ..processing_deepspeech2 import DeepSpeech2Processor
@@ -73,17 +78,26 @@ def run(settings: argparse.Namespace) -> int:
         print(f"  left out: {name}: {reason}")
     recognition = Recognition(processor.tokenizer, model.config, decoder)
     tuning = tune(recognition, logits, references, settings.max_alpha, settings.max_beta, settings.processes)
+    confidences = calibrate(recognition, logits, references)
     decoder.save_pretrained(output)
+    if (output / CONFIG_NAME).is_file():
+        config = DeepSpeech2Config.from_pretrained(output)
+        config.word_confidence = model.config.word_confidence
+        config.save_pretrained(output)
     table = {
         "splits": settings.split,
         "utterances": len(references),
         "left_out": len(skipped),
         "metric": tuning.metric,
         "best_path": tuning.greedy,
+        "calibration_error": {name: round(words.error, 4) for name, words in confidences.items()},
+        "word_confidence": {"best path": model.config.word_confidence, "beam search": decoder.calibration},
         "rates": [{"alpha": alpha, "beta": beta, "rate": rate} for (alpha, beta), rate in sorted(tuning.rates.items())],
     }
     (output / f"{SURFACE}.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    draw_surface(tuning, f"{len(references):,} utterances of {' '.join(settings.split)}", output / f"{SURFACE}.png")
+    title = f"{len(references):,} utterances of {' '.join(settings.split)}"
+    draw_surface(tuning, title, output / f"{SURFACE}.png")
+    draw_reliability(confidences, title, output / RELIABILITY)
     print(f"{tuning}; saved in {output}.")
     for name, value, limit in (("alpha", tuning.best[0], settings.max_alpha), ("beta", tuning.best[1], settings.max_beta)):
         if value >= limit:

@@ -124,6 +124,7 @@ def _write_texts(
                 "bidirectional": config.bidirectional,
                 "sampling_rate": config.sampling_rate,
                 "inputs_to_logits_ratio": config.inputs_to_logits_ratio,
+                "word_confidence": list(config.word_confidence),
                 "normalization": extractor.normalization,
                 "live_states": states,
             },

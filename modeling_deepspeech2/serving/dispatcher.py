@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder, Hypothesis
+from ..decoding_deepspeech2 import Decoder, GreedyDecoder, Hypothesis
 from ..errors import UserError
 from ..utterances import LONGEST_UTTERANCE, LiveText, UtteranceDecoder
 from ..waveform import mono
@@ -137,7 +137,7 @@ class Dispatcher:
         self,
         engine: Engine,
         tokenizer: Any,
-        decoder: CTCBeamSearchDecoder | None = None,
+        decoder: Decoder | None = None,
         max_streams: int = 100,
         observer: Observer | None = None,
     ):

@@ -12,8 +12,9 @@ from typing import Any
 import anyio
 import numpy as np
 
-from ..decoding_deepspeech2 import CTCBeamSearchDecoder, has_decoder
+from ..decoding_deepspeech2 import CTCBeamSearchDecoder, Decoder, GreedyDecoder, has_decoder
 from ..errors import UserError
+from ..hypotheses import Calibration
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from .dispatcher import Dispatcher
@@ -76,7 +77,9 @@ class Service:
             raise UserError(f"--model: found no Deep Speech 2 model in {folder} ({reason})") from error
         extractor, tokenizer, dispatcher = processor.feature_extractor, processor.tokenizer, None
         has_search = lm == "on" or (lm == "auto" and has_decoder(folder))
-        decoder = CTCBeamSearchDecoder.from_pretrained(folder, tokenizer) if has_search else None
+        decoder: Decoder = GreedyDecoder(tokenizer, Calibration(*model.config.word_confidence))
+        if has_search:
+            decoder = CTCBeamSearchDecoder.from_pretrained(folder, tokenizer)
         if not model.config.bidirectional and extractor.normalization != "utterance":
             engine = self.engine(model, extractor)
             dispatcher = Dispatcher(engine, tokenizer, decoder, self.limits.max_streams, self.metrics)

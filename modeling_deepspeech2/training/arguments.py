@@ -21,7 +21,7 @@ from ..errors import UserError
 from .recipe import check_name, read_recipe
 
 
-_FOLLOW_FROM_OTHERS = {"vocab_size", "pad_token_id", "num_frequency_bins", "sampling_rate", "hop_length"}
+_FOLLOW_FROM_OTHERS = {"vocab_size", "pad_token_id", "num_frequency_bins", "sampling_rate", "hop_length", "word_confidence"}
 _PAIRS = ("conv_kernel_sizes", "conv_strides")
 
 

@@ -301,6 +301,7 @@ def changed_model(
     """A saved model with some settings and perhaps the alphabet changed, and with the weights that it has learned."""
     settings = {name: getattr(saved.config, name) for name in DeepSpeech2Config.own_fields()}
     symbols = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    settings.pop("word_confidence")  # was fitted to the weights of before
     model = DeepSpeech2ForCTC(DeepSpeech2Config(**settings | network | symbols))
     before, after = own.get_vocab(), tokenizer.get_vocab()
     take_weights(model, saved, source, {after[symbol]: before[symbol] for symbol in after.keys() & before.keys()})

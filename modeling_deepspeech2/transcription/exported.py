@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
-from ..hypotheses import Decoder, Hypothesis
+from ..hypotheses import NO_CALIBRATION, Decoder, Hypothesis
 from ..recognition import Recognition
 from ..search_decoder import SearchDecoder
 from ..spelling import Spelling
@@ -80,7 +80,8 @@ class ExportedModel:
                 json.loads((self.folder / name).read_text(encoding="utf-8"))
                 for name in ("config.json", "tokenizer_config.json", "vocab.json")
             )
-            self.config = SimpleNamespace(vocab_size=config["vocab_size"], **config["deepspeech2"])
+            own = {"word_confidence": NO_CALIBRATION} | config["deepspeech2"]
+            self.config = SimpleNamespace(vocab_size=config["vocab_size"], **own)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"--model: found no exported model in {folder}, expected the folder that `deepspeech2 export` writes."
