@@ -5,6 +5,7 @@ money and degrees. A sign or a number without a known reading stays as it is.
 """
 
 import functools
+import importlib
 import itertools
 import logging
 import re
@@ -14,17 +15,6 @@ from decimal import Decimal
 from typing import Any
 
 from .errors import UserError
-
-
-try:  # Only texts with digits need it, and only with numerals="spell".
-    import num2words
-except ImportError:
-    num2words = None
-
-try:  # The same for Mandarin.
-    import cn2an
-except ImportError:
-    cn2an = None
 
 
 logger = logging.getLogger(__name__)
@@ -185,17 +175,27 @@ def spell_numerals(text: str, language: str | None) -> str:
         return _spell_mandarin(text) if re.search(r"[\d½¼¾]", text) else text
     if not re.search(rf"\d|{_VULGAR}", text):
         return text
-    if num2words is None:
+    if _package("num2words") is None:
         raise ImportError(
             f"numerals='spell' with language={language!r} needs num2words to read digits: pip install num2words"
         )
     return _reader(language).read(text)
 
 
+@functools.lru_cache
+def _package(name: str) -> Any:
+    """num2words or cn2an, imported when a text has digits, because that takes 0.1 s; None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
 def check_numerals_language(language: str | None) -> None:
     """UserError for a language whose digits nothing here reads, where that can be known."""
     if language is None:
         raise UserError("language: found None with numerals='spell', expected the language to read the digits in.")
+    num2words = _package("num2words")
     if language != "zh" and num2words and _CODES.get(language, language) not in num2words.CONVERTER_CLASSES:
         raise UserError(f"language: found {language!r} with numerals='spell', expected one that num2words reads.")
 
@@ -205,6 +205,7 @@ _MANDARIN_FRACTIONS = {"½": "二分之一", "¼": "四分之一", "¾": "四分
 
 
 def _spell_mandarin(text: str) -> str:
+    cn2an = _package("cn2an")
     if cn2an is None:
         raise ImportError("numerals='spell' with language='zh' needs cn2an to read digits: pip install cn2an")
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
@@ -255,7 +256,7 @@ class _Reader:
         )
 
     def say(self, value: int | Decimal, **kwargs: Any) -> str:
-        words = num2words.num2words(value, lang=self.code, **kwargs).lower()
+        words = _package("num2words").num2words(value, lang=self.code, **kwargs).lower()
         # In Arabic "and" is written together with the word after it.
         return re.sub(r"\bو ", "و", words) if self.language == "ar" else words
 

@@ -36,6 +36,7 @@ class Graph:
         self.weights: WeightType = parent.weights if parent else weights
         self.nodes: list[Any] = []
         self._initializers: dict[tuple, TensorProto] = {}
+        self._weights: dict[tuple, str] = {}
         self._counter: itertools.count = parent._counter if parent else itertools.count()
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
@@ -71,14 +72,24 @@ class Graph:
         self.nodes.append(helper.make_node("Identity", [value], [name]))
         return name
 
-    def weight(self, array: np.ndarray) -> str:
-        """A matrix, or a stack of rows, in the type that the graph stores: int8 has one scale for each row."""
+    def weight(self, array: np.ndarray, row_axes: tuple[int, ...] = (0,)) -> str:
+        """A matrix in the type that the graph stores; int8 has one scale for each row.
+
+        Args:
+            row_axes: the axes that count the rows.
+        """
         array = np.asarray(array, np.float32)
         if self.weights == "float32":
             return self.constant(array)
+        key = array.shape, row_axes, array.tobytes()
+        if key not in self._weights:
+            self._weights[key] = self._compressed(array, row_axes)
+        return self._weights[key]
+
+    def _compressed(self, array: np.ndarray, row_axes: tuple[int, ...]) -> str:
         if self.weights == "float16":
             return self.Cast(array.astype(np.float16), to=TensorProto.FLOAT)
-        axes = tuple(range(1, array.ndim))
+        axes = tuple(axis for axis in range(array.ndim) if axis not in row_axes)
         scale = np.abs(array).max(axis=axes, keepdims=True) / 127
         scale[scale == 0] = 1
         quantized = np.rint(array / scale).astype(np.int8)

@@ -108,47 +108,58 @@ def recurrence(
     Args:
         layer: a `FoldedRNN`.
         lengths: frames of each utterance, int32 (batch,), at least 1; what lies behind them becomes zero.
-        states: h, and of an LSTM c, before the first frame, each (directions, batch, hidden).
+        states: h, and of an LSTM c, of a unidirectional layer before the first frame, each (1, batch, hidden).
 
     With the clipped ReLU min(max(x, 0), clip) the states are computed in units of `clip`. There it is HardSigmoid with slope
     1, whatever the clip and the unit; ONNX's own clipping would reach the gates, and would not reach the output of an LSTM.
     """
-    kind, hidden = config.rnn_type, config.hidden_size
     clip = float(config.activation_clip) if config.hidden_act == "clipped_relu" else None
-    weights, recurrent_weights, biases = [], [], []
-    for direction in layer.directions:
-        weight, recurrent, bias = _parameters(direction, kind, clip)
-        weights.append(graph.weight(weight))
-        recurrent_weights.append(graph.Unsqueeze(graph.weight(recurrent), [0]))
-        biases.append(np.concatenate([bias, np.zeros_like(bias)]))
-    # Directions that share their weights share the initialiser.
-    weights = [graph.Unsqueeze(name, [0]) for name in weights]
-    stacked = weights[0] if len(weights) == 1 else graph.Concat(*weights, axis=0)
-    stacked_recurrent = recurrent_weights[0] if len(weights) == 1 else graph.Concat(*recurrent_weights, axis=0)
+    results, following = [], []
+    for direction, name in zip(layer.directions, ("forward", "reverse")):
+        output, *after = _direction(graph, sequence, direction, config, clip, lengths, states, name)
+        results.append(graph.Squeeze(output, [1]))
+        following += after
+    result = results[0] if len(results) == 1 else graph.Add(*results)
+    return (result if clip is None else graph.Mul(result, clip)), following
+
+
+def _direction(
+    graph: Graph,
+    sequence: str,
+    layer: nn.Module,
+    config: Any,
+    clip: float | None,
+    lengths: str | None,
+    states: list[str] | None,
+    name: str,
+) -> list[str]:
+    """One direction of a recurrent layer: its outputs, and the states after the last frame.
+
+    Each direction is an operator of its own, so that directions that share their weights share the initialiser, and runtimes
+    take every initialiser as it is: a matrix that is put together when the model is loaded is held in memory several times.
+    """
+    kind = config.rnn_type
+    weight, recurrent, bias = _parameters(layer, kind, clip)
     f = "Tanh" if clip is None else "HardSigmoid"
-    activations = {"gru": ["Sigmoid", f], "lstm": ["Sigmoid", f, f], "rnn": [f]}[kind] * len(weights)
-    attributes: dict[str, Any] = {"hidden_size": hidden, "activations": activations}
+    activations = {"gru": ["Sigmoid", f], "lstm": ["Sigmoid", f, f], "rnn": [f]}[kind]
+    attributes: dict[str, Any] = {"hidden_size": config.hidden_size, "activations": activations, "direction": name}
     if clip is not None:
         # One entry for each activation that takes them, in their order.
         hard = activations.count("HardSigmoid")
         attributes |= {"activation_alpha": [1.0] * hard, "activation_beta": [0.0] * hard}
     if kind == "gru":
         attributes["linear_before_reset"] = 1
-    if len(weights) == 2:
-        attributes["direction"] = "bidirectional"
-    outputs = graph._add(
+    return graph._add(
         UNITS[kind],
         sequence,
-        stacked,
-        stacked_recurrent,
-        np.stack(biases),
+        graph.weight(weight[None], row_axes=(0, 1)),
+        graph.weight(recurrent[None], row_axes=(0, 1)),
+        np.concatenate([bias, np.zeros_like(bias)])[None],
         lengths,
         *(states or []),
         outputs=3 if kind == "lstm" else 2,
         **attributes,
     )
-    result = graph.ReduceSum(outputs[0], [1], keepdims=0) if len(weights) == 2 else graph.Squeeze(outputs[0], [1])
-    return (result if clip is None else graph.Mul(result, clip)), outputs[1:]
 
 
 def _parameters(direction: nn.Module, kind: str, clip: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -186,7 +197,7 @@ def row_convolution(graph: Graph, sequence: str, layer: nn.Module, padding: int)
 
 def linear(graph: Graph, inputs: str, layer: nn.Linear) -> str:
     """(…, features) -> (…, outputs)"""
-    weight = graph.Transpose(graph.weight(numbers(layer.weight)), perm=[1, 0])
+    weight = graph.weight(np.ascontiguousarray(numbers(layer.weight).T), row_axes=(1,))
     return graph.Add(graph.MatMul(inputs, weight), numbers(layer.bias))
 
 

@@ -104,5 +104,5 @@ def test_directions_with_one_matrix_store_it_once():
         offline_graph(random_model(hidden_size=64, share_input_weights=share), random_extractor()).ByteSize()
         for share in (True, False)
     ]
-    inputs = 4 * 6 + 64  # of both layers
-    assert sizes[1] - sizes[0] == pytest.approx(4 * 3 * 64 * inputs, abs=500)
+    inputs, biases = 4 * 6 + 64, 2 * 2  # of both layers; ONNX has two biases for each gate
+    assert sizes[1] - sizes[0] == pytest.approx(4 * 3 * 64 * (inputs + biases), abs=500)
