@@ -18,8 +18,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 README, RESULTS = REPOSITORY / "README.md", REPOSITORY / "RESULTS.md"
 BEST_PATH, SPHINX = "best path", "pocketsphinx"
 HEAD = [
-    "| test split | clips | audio | decoder | WER | CER | real-time factor |",
-    "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
+    "| test split | clips | audio | decoder | WER | CER | real-time factor | calibration error |",
+    "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
 ]
 MODELS_HEAD = [
     "| model | parameters | speech | test split | WER, with language model (without) | CER | live | licence |",
@@ -40,7 +40,8 @@ def results(folder: Path) -> dict[str, Any]:
 def row(split: str, figures: dict[str, Any], decoder: str) -> str:
     """A line of a table of results."""
     own = figures["decoders"][decoder]
-    measured = f"{own['wer']:.1%} | {own['cer']:.1%} | {own['real_time_factor']:.3f}"
+    calibration = f"{own['calibration_error']:.3f}" if "calibration_error" in own else "–"
+    measured = f"{own['wer']:.1%} | {own['cer']:.1%} | {own['real_time_factor']:.3f} | {calibration}"
     return f"| {split} | {figures['clips']:,} | {figures['hours']:.2f} h | {decoder} | {measured} |"
 
 

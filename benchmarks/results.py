@@ -2,12 +2,13 @@
 
     python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml
     python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml --sphinx   # pip install pocketsphinx
-    python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml --silence -60
+    python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml --splits fsdd/test --silence -55
     python -m benchmarks.results checkpoints/deepspeech2-english recipes/english.yaml --write    # README, RESULTS, cards
 
 With the best path, with the language model if the checkpoint has a decoder, and with pocketsphinx and its own English model
 on the same clips. Transcripts are compared as the checkpoint's tokenizer writes them. The real-time factor is seconds of
-computing for each second of audio, from samples to text; less is faster.
+computing for each second of audio, from samples to text; less is faster. The calibration error says how far the confidences
+of words are from the share of words that are right.
 """
 
 import argparse
@@ -28,11 +29,13 @@ from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSp
 from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.decoding_deepspeech2 import has_decoder
+from modeling_deepspeech2.hypotheses import Hypothesis
+from modeling_deepspeech2.language_models.confidence import Confidences
 from modeling_deepspeech2.recognition import Recognition
 from modeling_deepspeech2.training.metrics import ErrorRates
 
 
-Recogniser = Callable[[np.ndarray], str]
+Recogniser = Callable[[np.ndarray], Hypothesis]
 AT_A_TIME = 200  # clips held in memory
 SILENCE_SECONDS = 0.5
 
@@ -44,9 +47,9 @@ def ours(
     recognition = Recognition(processor.tokenizer, model.config, decoder)
 
     @torch.inference_mode()
-    def transcribe(waveform: np.ndarray) -> str:
+    def transcribe(waveform: np.ndarray) -> Hypothesis:
         inputs = processor(waveform, sampling_rate=rate, return_tensors="pt")
-        return recognition.transcript([model(**inputs).logits[0]])[0].text
+        return recognition.transcript([model(**inputs).logits[0]])[0]
 
     return transcribe
 
@@ -54,13 +57,12 @@ def ours(
 def sphinx() -> Recogniser:
     from pocketsphinx import Decoder
 
-    decoder = Decoder(loglevel="FATAL")
-
-    def transcribe(waveform: np.ndarray) -> str:
+    def transcribe(waveform: np.ndarray) -> Hypothesis:
+        decoder = Decoder(loglevel="FATAL")  # a new one, as it goes on with the mean of the features of earlier clips
         decoder.start_utt()
         decoder.process_raw((waveform.clip(-1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
         decoder.end_utt()
-        return decoder.hyp().hypstr if decoder.hyp() else ""
+        return Hypothesis(decoder.hyp().hypstr if decoder.hyp() else "", [], [], 0.0, 0.0, 0.0)
 
     return transcribe
 
@@ -79,7 +81,7 @@ def measure(
     """
     rate, write = processor.feature_extractor.sampling_rate, processor.tokenizer.normalize
     references, audio_seconds = [], 0.0
-    texts: dict[str, list[str]] = {name: [] for name in recognisers}
+    found: dict[str, list[Hypothesis]] = {name: [] for name in recognisers}
     taken = dict.fromkeys(recognisers, 0.0)
     with tqdm(desc=split, total=len(data.index), unit=" clips", leave=False) as bar:
         for numbers in np.split(np.arange(len(data.index)), range(AT_A_TIME, len(data.index), AT_A_TIME)):
@@ -92,17 +94,26 @@ def measure(
                 audio_seconds += len(waveform) / rate
                 for name, recognise in recognisers.items():
                     start = time.perf_counter()
-                    texts[name].append(write(recognise(waveform)))
+                    found[name].append(recognise(waveform))
                     taken[name] += time.perf_counter() - start
                 bar.update()
     decoders = {}
+    words = processor.tokenizer.word_boundaries
     for name in recognisers:
-        rates = ErrorRates(processor.tokenizer.word_boundaries).compute(predictions=texts[name], references=references)
+        texts = [write(one.text) for one in found[name]]
+        rates = ErrorRates(words).compute(predictions=texts, references=references)
         decoders[name] = {rate: round(float(rates[rate]), 6) for rate in ("wer", "cer")}
         decoders[name]["real_time_factor"] = round(taken[name] / audio_seconds, 4)
+        if any(one.words for one in found[name]):
+            decoders[name]["calibration_error"] = round(Confidences.of(found[name], references, words).error, 4)
     best_path = decoders[documents.BEST_PATH]
     facts = {"clips": len(references), "hours": round(audio_seconds / 3600, 4)}
     return {"wer": best_path["wer"], "cer": best_path["cer"], **facts, "decoders": decoders}
+
+
+def around(silence: str) -> str:
+    """What a table calls it."""
+    return silence if silence in ("digital silence", "tone") else f"{silence} dBFS noise".replace("-", "−")
 
 
 def write(folder: Path, measured: dict[str, Any]) -> None:
@@ -130,8 +141,6 @@ def main() -> None:
         "--write", action="store_true", help="into the checkpoint's results.json, and from it into documents"
     )
     arguments = parser.parse_args()
-    if arguments.write and arguments.silence is not None:
-        parser.error("--write is for the clips as they are: leave --silence out")
     torch.set_num_threads(1)
     with open(arguments.recipe, encoding="utf-8") as file:
         recipe = yaml.safe_load(file)
@@ -151,9 +160,12 @@ def main() -> None:
     measured = {}
     for split in arguments.splits or recipe["test"]:
         data = SpeechData(recipe["dataset"], [split])
-        measured[split] = measure(data, split, recognisers, processor, arguments.silence)
+        title = (
+            split if arguments.silence is None else f"{split}, {SILENCE_SECONDS:g} s of {around(arguments.silence)} around"
+        )
+        measured[title] = measure(data, split, recognisers, processor, arguments.silence)
         for name in recognisers:
-            print(documents.row(split, measured[split], name), flush=True)
+            print(documents.row(title, measured[title], name), flush=True)
     if arguments.write:
         write(Path(arguments.model), measured)
 
