@@ -88,8 +88,8 @@ def measure(
             for _, utterance in sorted(data.read(numbers).items()):
                 waveform = read_waveform(utterance.audio, rate, utterance.name)
                 if silence is not None:
-                    around = background(silence, SILENCE_SECONDS, np.random.default_rng(len(references)))
-                    waveform = np.concatenate([around, waveform, around])
+                    pause = background(silence, SILENCE_SECONDS, np.random.default_rng(len(references)))
+                    waveform = np.concatenate([pause, waveform, pause])
                 references.append(write(utterance.text))
                 audio_seconds += len(waveform) / rate
                 for name, recognise in recognisers.items():
@@ -160,9 +160,9 @@ def main() -> None:
     measured = {}
     for split in arguments.splits or recipe["test"]:
         data = SpeechData(recipe["dataset"], [split])
-        title = (
-            split if arguments.silence is None else f"{split}, {SILENCE_SECONDS:g} s of {around(arguments.silence)} around"
-        )
+        title = split
+        if arguments.silence is not None:
+            title += f", {SILENCE_SECONDS:g} s of {around(arguments.silence)} around"
         measured[title] = measure(data, split, recognisers, processor, arguments.silence)
         for name in recognisers:
             print(documents.row(title, measured[title], name), flush=True)
