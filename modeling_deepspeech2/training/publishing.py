@@ -35,6 +35,7 @@ CARD_FILES = (
     "training_curve.png",
     "decoder_tuning.json",
     "decoder_tuning.png",
+    "word_confidence.png",
 )
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
