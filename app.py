@@ -27,7 +27,7 @@ import pyarrow.parquet
 import soxr
 from transformers.utils import logging
 
-from demo.steps import Heard, Recognizer, hear, load, page_html
+from demo.steps import Recognizer, Trace, load, page_html, trace_clip
 from modeling_deepspeech2 import DeepSpeech2Stream
 from modeling_deepspeech2.audio import AudioError, read_audio, to_mono
 from modeling_deepspeech2.transcription.streaming import StreamingModel
@@ -41,7 +41,7 @@ EXAMPLES = {"English": (HERE / "demo/office.ogg", "turn on the light in the offi
 LONGEST_CLIP = 30  # seconds; of longer ones the picture is too wide to look at
 
 
-def read_clip(recognizer: Recognizer, file: str | Path) -> Heard:
+def read_clip(recognizer: Recognizer, file: str | Path) -> Trace:
     """The clip in a file, and what each step made of it.
 
     Raises:
@@ -49,7 +49,7 @@ def read_clip(recognizer: Recognizer, file: str | Path) -> Heard:
     """
     rate, name = recognizer.processor.feature_extractor.sampling_rate, Path(file).name
     waveform = read_audio(file, rate, name, max_seconds=LONGEST_CLIP)
-    return hear(recognizer, waveform)
+    return trace_clip(recognizer, waveform)
 
 
 def show(recognizers: dict[str, Recognizer], file: str | None, language: str) -> str:
@@ -72,11 +72,11 @@ def transcribe(recognizers: dict[str, Recognizer], file: str, language: str) -> 
     if language not in recognizers:
         raise gradio.Error(f"language: found {language!r}, expected one of {', '.join(recognizers)}.")
     try:
-        heard = read_clip(recognizers[language], file)
+        trace = read_clip(recognizers[language], file)
     except AudioError as error:
         raise gradio.Error(str(error)) from error
-    words = [dataclasses.asdict(word) for word in heard.words]
-    return heard.hypotheses[0].text, {"seconds": heard.seconds, "words": words}
+    words = [dataclasses.asdict(word) for word in trace.words]
+    return trace.hypotheses[0].text, {"seconds": trace.seconds, "words": words}
 
 
 # Live.
@@ -90,7 +90,7 @@ class Microphone:
     resampler: soxr.ResampleStream
 
 
-def hear_more(
+def feed_microphone(
     start: Callable[[], DeepSpeech2Stream], piece: tuple[int, np.ndarray] | None, microphone: Microphone | None
 ) -> tuple[str, Microphone | None]:
     """Feeds a piece of audio (rate and samples) to the stream and returns the text so far."""
@@ -104,7 +104,7 @@ def hear_more(
     return live_html(microphone), microphone
 
 
-def hear_end(microphone: Microphone | None) -> tuple[str, None]:
+def stop_microphone(microphone: Microphone | None) -> tuple[str, None]:
     """Ends the stream and returns the final text."""
     if microphone is not None:
         microphone.stream.feed(microphone.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
@@ -241,11 +241,13 @@ def build_page(
                 microphone = gradio.State()
             # One queue for the pieces and the end, so that they are processed in order.
             voice.stream(
-                functools.partial(hear_more, start), [voice, microphone], [text, microphone],
+                functools.partial(feed_microphone, start), [voice, microphone], [text, microphone],
                 stream_every=0.3, concurrency_id="live", concurrency_limit=1, show_progress="hidden",
                 api_visibility="private",
             )  # fmt: skip
-            voice.stop_recording(hear_end, microphone, [text, microphone], concurrency_id="live", api_visibility="private")
+            voice.stop_recording(
+                stop_microphone, microphone, [text, microphone], concurrency_id="live", api_visibility="private"
+            )
     return page
 
 

@@ -60,7 +60,7 @@ class Run(NamedTuple):
 
 
 @dataclass
-class Heard:
+class Trace:
     """A clip, and the result of each step of one pass."""
 
     waveform: np.ndarray  # (samples,)
@@ -86,7 +86,7 @@ class Heard:
 
 
 @torch.inference_mode()
-def hear(recognizer: Recognizer, waveform: np.ndarray) -> Heard:
+def trace_clip(recognizer: Recognizer, waveform: np.ndarray) -> Trace:
     """One pass of the model over a clip, shape (samples,), at the model's sampling rate."""
     model, extractor = recognizer.model, recognizer.processor.feature_extractor
     tokenizer, rate = recognizer.processor.tokenizer, extractor.sampling_rate
@@ -98,7 +98,7 @@ def hear(recognizer: Recognizer, waveform: np.ndarray) -> Heard:
         hook.remove()
     log_probs, seconds_per_frame = log_softmax(logits), model.config.inputs_to_logits_ratio / rate
     recognition = Recognition(tokenizer, model.config, recognizer.decoder, n_best=NUM_HYPOTHESES)
-    return Heard(
+    return Trace(
         waveform=waveform,
         sampling_rate=rate,
         hop=extractor.hop_length / rate,
@@ -122,9 +122,9 @@ def best_path(log_probs: np.ndarray, tokenizer) -> list[Run]:
     return runs
 
 
-def collapse(heard: Heard) -> str:
+def collapse(trace: Trace) -> str:
     """The text that the best path stands for: a run is one symbol, a run of blanks none."""
-    text = "".join(run.text for run in heard.path if run.symbol != heard.blank)
+    text = "".join(run.text for run in trace.path if run.symbol != trace.blank)
     return " ".join(text.replace("␣", " ").split())
 
 
@@ -136,14 +136,14 @@ def colour(symbol: int) -> str:
 # The picture: four parts on one clock.
 
 
-def draw(heard: Heard) -> Figure:
+def draw(trace: Trace) -> Figure:
     """Sound, spectrogram, first convolution, probabilities. pyplot does not know the figure, so nobody has to close it."""
-    figure = Figure(figsize=(max(11.0, 2.0 * heard.seconds), 9.0))
+    figure = Figure(figsize=(max(11.0, 2.0 * trace.seconds), 9.0))
     parts = figure.subplots(4, sharex=True, height_ratios=[1, 2, 2, 2.2])
     for part, axes in zip((draw_waveform, draw_spectrogram, draw_convolution, draw_probabilities), parts):
-        part(axes, heard)
+        part(axes, trace)
         axes.spines[["top", "right"]].set_visible(False)
-    parts[-1].set(xlim=(0, heard.seconds), xlabel="seconds")
+    parts[-1].set(xlim=(0, trace.seconds), xlabel="seconds")
     left, width = clock(figure)
     figure.subplots_adjust(left=left, right=left + width, top=0.965, bottom=0.06, hspace=0.3)
     return figure
@@ -155,48 +155,48 @@ def clock(figure: Figure) -> tuple[float, float]:
     return 0.5 / inches, 1 - 0.65 / inches
 
 
-def draw_waveform(axes: Axes, heard: Heard) -> None:
-    axes.plot(np.arange(len(heard.waveform)) / heard.sampling_rate, heard.waveform, color="#4f46e5", linewidth=0.5)
+def draw_waveform(axes: Axes, trace: Trace) -> None:
+    axes.plot(np.arange(len(trace.waveform)) / trace.sampling_rate, trace.waveform, color="#4f46e5", linewidth=0.5)
     axes.set_title("Sound", loc="left", weight="bold")
     axes.set_yticks([])
 
 
-def draw_spectrogram(axes: Axes, heard: Heard) -> None:
-    _draw_map(axes, heard, heard.spectrogram.T, heard.sampling_rate / 2000)
+def draw_spectrogram(axes: Axes, trace: Trace) -> None:
+    _draw_map(axes, trace, trace.spectrogram.T, trace.sampling_rate / 2000)
     axes.set_title("Spectrogram, as the model gets it", loc="left", weight="bold")
     axes.set_ylabel("kHz", labelpad=2)
 
 
-def draw_convolution(axes: Axes, heard: Heard) -> None:
+def draw_convolution(axes: Axes, trace: Trace) -> None:
     """The liveliest channels, one above the other; a convolution over time alone has channels of one bin, drawn as rows."""
-    maps = heard.convolution.transpose(0, 2, 1)  # (channels, bins, frames)
+    maps = trace.convolution.transpose(0, 2, 1)  # (channels, bins, frames)
     maps = np.minimum(maps / np.maximum(np.quantile(maps, 0.99, (1, 2), keepdims=True), 1e-9), 1)
     shown, scaled = np.arange(len(maps)), maps
     if maps.shape[1] > 1:
         shown = np.sort(np.argsort(maps.std((1, 2)))[-NUM_CHANNELS:])
         scaled = np.pad(maps[shown], ((0, 0), (1, 1), (0, 0)), constant_values=np.nan)  # a white line between two channels
-    _draw_map(axes, heard, scaled.reshape(-1, maps.shape[2]), len(shown))
+    _draw_map(axes, trace, scaled.reshape(-1, maps.shape[2]), len(shown))
     axes.set_title(f"First convolution: {len(shown)} of its {len(maps)} channels", loc="left", weight="bold")
     axes.set_yticks([])
 
 
-def _draw_map(axes: Axes, heard: Heard, rows: np.ndarray, top: float) -> None:
+def _draw_map(axes: Axes, trace: Trace, rows: np.ndarray, top: float) -> None:
     """Rows of frames; the middle of a frame stands at its time."""
-    step = heard.hop * round(len(heard.spectrogram) / rows.shape[1])
+    step = trace.hop * round(len(trace.spectrogram) / rows.shape[1])
     low, high = np.nanpercentile(rows, (2, 99.7))
     extent = (-step / 2, (rows.shape[1] - 0.5) * step, 0, top)
     axes.imshow(rows, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, cmap="magma")
 
 
-def draw_probabilities(axes: Axes, heard: Heard) -> None:
-    probs = np.exp(heard.log_probs)
-    times = np.arange(len(probs)) * heard.seconds_per_frame
-    axes.fill_between(times, probs[:, heard.blank], color="0.9", linewidth=0)
+def draw_probabilities(axes: Axes, trace: Trace) -> None:
+    probs = np.exp(trace.log_probs)
+    times = np.arange(len(probs)) * trace.seconds_per_frame
+    axes.fill_between(times, probs[:, trace.blank], color="0.9", linewidth=0)
     for symbol in np.flatnonzero(probs.max(0) > 0.05).tolist():
-        if symbol != heard.blank:
+        if symbol != trace.blank:
             axes.plot(times, probs[:, symbol], color=colour(symbol), linewidth=1.4)
-    for run in heard.path:
-        if run.symbol != heard.blank:
+    for run in trace.path:
+        if run.symbol != trace.blank:
             peak = run.start + probs[run.start : run.end, run.symbol].argmax()
             place = (times[peak], probs[peak, run.symbol] + 0.04)
             axes.text(*place, run.text, color=colour(run.symbol), ha="center", size=11, clip_on=True, parse_math=False)
@@ -207,8 +207,8 @@ def draw_probabilities(axes: Axes, heard: Heard) -> None:
 # The same as HTML.
 
 
-def picture_html(heard: Heard) -> str:
-    figure, file = draw(heard), io.BytesIO()
+def picture_html(trace: Trace) -> str:
+    figure, file = draw(trace), io.BytesIO()
     figure.savefig(file, format="svg", dpi=100)
     left, width = clock(figure)
     style = f"min-width: {70 * figure.get_figwidth():.0f}px; --left: {left:.3%}; --width: {width:.3%}"
@@ -216,31 +216,31 @@ def picture_html(heard: Heard) -> str:
     return f'<div class="strip"><div style="{style}">{picture}<div class="playhead"></div></div></div>'
 
 
-def path_html(heard: Heard) -> str:
+def path_html(trace: Trace) -> str:
     runs = []
-    for run in heard.path:
-        kept = "&nbsp;" if run.symbol == heard.blank else escape(run.text)
+    for run in trace.path:
+        kept = "&nbsp;" if run.symbol == trace.blank else escape(run.text)
         frames = f"<i>{escape(run.text)}</i>" * (run.end - run.start)
-        style = "" if run.symbol == heard.blank else f' style="color: {colour(run.symbol)}"'
+        style = "" if run.symbol == trace.blank else f' style="color: {colour(run.symbol)}"'
         runs.append(f"<span{style}><span>{frames}</span><b>{kept}</b></span>")
-    return f'<p class="path">{"".join(runs)}</p><p>What remains: <b>{escape(collapse(heard)) or "nothing"}</b></p>'
+    return f'<p class="path">{"".join(runs)}</p><p>What remains: <b>{escape(collapse(trace)) or "nothing"}</b></p>'
 
 
-def beam_html(heard: Heard) -> str:
+def beam_html(trace: Trace) -> str:
     rows = ["<tr><th>text</th><th>log p<sub>ctc</sub></th><th>log p<sub>lm</sub></th><th>Q</th></tr>"]
-    for one in heard.hypotheses:
+    for one in trace.hypotheses:
         scores = "".join(f"<td>{score:.2f}</td>" for score in (one.acoustic_score, one.lm_score, one.score))
         rows.append(f"<tr><td>{escape(one.text) or '(nothing)'}</td>{scores.replace('-', '−')}</tr>")
     return f'<div class="strip"><table>{"".join(rows)}</table></div>'
 
 
-def words_html(heard: Heard) -> str:
+def words_html(trace: Trace) -> str:
     file = io.BytesIO()
-    soundfile.write(file, heard.waveform, heard.sampling_rate, format="WAV", subtype="PCM_16")
+    soundfile.write(file, trace.waveform, trace.sampling_rate, format="WAV", subtype="PCM_16")
     words = [
         f'<button data-start="{word.start:.3f}" data-end="{word.end:.3f}" title="confidence {word.confidence:.0%}">'
         f"{escape(word.text)}<small>{word.start:.2f}–{word.end:.2f} s</small></button>"
-        for word in heard.words
+        for word in trace.words
     ]
     return f'<p class="words">{"".join(words)}</p><audio controls src="{_inline(file, "audio/wav")}"></audio>'
 
@@ -249,7 +249,7 @@ def _inline(file: io.BytesIO, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def page_html(recognizer: Recognizer, heard: Heard) -> str:
+def page_html(recognizer: Recognizer, trace: Trace) -> str:
     """The text, and all the steps that lead to it."""
     decoder = recognizer.decoder
     beam = "This model has no language model: Q is log p<sub>ctc</sub>, how well the characters fit the sound."
@@ -258,14 +258,14 @@ def page_html(recognizer: Recognizer, heard: Heard) -> str:
             f"Q = log p<sub>ctc</sub> + {decoder.alpha:g} · log p<sub>lm</sub> + {decoder.beta:g} · {decoder.model.unit}s: "
             "what the sound says, what a language model finds likely, and a bonus for length. The best Q gives the text."
         )
-    frames, milliseconds = len(heard.log_probs), f"{1000 * heard.seconds_per_frame:.0f}"
-    blanks = sum(run.end - run.start for run in heard.path if run.symbol == heard.blank)
+    frames, milliseconds = len(trace.log_probs), f"{1000 * trace.seconds_per_frame:.0f}"
+    blanks = sum(run.end - run.start for run in trace.path if run.symbol == trace.blank)
     return f"""
-<section><p class="transcript">{escape(heard.hypotheses[0].text) or "<em>No speech was recognised.</em>"}</p>
-<p>Click a word to hear it.</p>{words_html(heard)}</section>
+<section><p class="transcript">{escape(trace.hypotheses[0].text) or "<em>No speech was recognised.</em>"}</p>
+<p>Click a word to hear it.</p>{words_html(trace)}</section>
 <section><h3>1 · From sound to characters</h3><p>One pass of the model, from top to bottom, all on the same clock. The
 probabilities are spikes: in {blanks} of the {frames} frames the blank (grey) wins, which is no character.</p>
-{picture_html(heard)}</section>
+{picture_html(trace)}</section>
 <section><h3>2 · From frames to text</h3><p>The best symbol of every frame of {milliseconds} ms (· is the blank, ␣ the
-space), and under it what is left when repeats are joined and blanks dropped.</p>{path_html(heard)}</section>
-<section><h3>3 · Better text by search</h3><p>{beam}</p>{beam_html(heard)}</section>"""
+space), and under it what is left when repeats are joined and blanks dropped.</p>{path_html(trace)}</section>
+<section><h3>3 · Better text by search</h3><p>{beam}</p>{beam_html(trace)}</section>"""

@@ -20,7 +20,7 @@ def main() -> None:
     clips = load_dataset("parquet", data_files=files, split="train", streaming=True)
     for clip in clips.take(arguments.clips):
         result = recognizer(clip["audio"]["bytes"], return_timestamps="word")
-        print(f"\n{clip['id']} ({clip['speaker_id']}), said: {clip['text']}\n  heard: {result['text']}")
+        print(f"\n{clip['id']} ({clip['speaker_id']}), said: {clip['text']}\n  recognized: {result['text']}")
         for word in result["chunks"]:
             start, end = word["timestamp"]
             print(f"  {start:6.2f} s – {end:5.2f} s  {word['text']}")

@@ -1,6 +1,8 @@
 """The configuration of a Deep Speech 2 model; all other sizes follow from it."""
 
 import difflib
+import functools
+import logging
 import math
 from dataclasses import field
 from typing import Any, Literal
@@ -8,12 +10,11 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
-from transformers.utils import logging
 
 from .errors import UserError
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # What the libraries write into a config.json beside the declared fields; other unknown names are reported.
 _LIBRARY_FIELDS = {
@@ -95,7 +96,7 @@ class DeepSpeech2Config(PreTrainedConfig):
             if meant:
                 raise UserError(f"DeepSpeech2Config has no field {name!r}; did you mean {meant[0]!r}?")
         if unknown:
-            logger.warning_once(
+            _warn_once(
                 f"DeepSpeech2Config has no field {', '.join(unknown)}: kept in config.json, without effect on the model."
             )
         super().__post_init__(**kwargs)
@@ -164,3 +165,9 @@ class DeepSpeech2Config(PreTrainedConfig):
     def inputs_to_logits_ratio(self) -> int:
         """Waveform samples for each output frame (the pipeline divides by it)."""
         return self.hop_length * self.time_stride
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """A configuration is made several times on the way from a folder to a model."""
+    logger.warning(message)

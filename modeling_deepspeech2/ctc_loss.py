@@ -1,12 +1,13 @@
 """The CTC loss (section 3.1 of the paper) in the precision and for the alphabets that Deep Speech 2 needs."""
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.utils import logging
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def ctc_loss(

@@ -42,8 +42,8 @@ def recognizer(tiny_model_with_decoder) -> steps.Recognizer:
 
 
 @pytest.fixture(scope="module")
-def heard(recognizer, clips) -> steps.Heard:
-    return steps.hear(recognizer, clips[0].waveform)
+def trace(recognizer, clips) -> steps.Trace:
+    return steps.trace_clip(recognizer, clips[0].waveform)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def live_folder(tmp_path_factory, make_tiny_model, processor) -> Path:
 
 @pytest.fixture(scope="module")
 def expected_text(tiny_model_with_decoder, encoded_clips) -> str:
-    """What the pipeline hears in the first clip."""
+    """What the pipeline makes of the first clip."""
     return pipeline("automatic-speech-recognition", model=str(tiny_model_with_decoder))(encoded_clips[0][1])["text"]
 
 
@@ -69,85 +69,85 @@ def example_text(tiny_model_with_decoder) -> str:
 # The steps.
 
 
-def test_one_pass_gives_every_step(heard, recognizer, expected_text):
+def test_one_pass_gives_every_step(trace, recognizer, expected_text):
     config = recognizer.model.config
-    frames = heard.spectrogram.shape[0]
-    assert heard.spectrogram.shape[1] == config.num_frequency_bins
-    assert heard.convolution.shape == (config.conv_channels[0], -(-frames // 2), -(-config.num_frequency_bins // 2))
-    assert heard.log_probs.shape == (recognizer.model.output_lengths(frames), config.vocab_size)
-    np.testing.assert_allclose(np.exp(heard.log_probs).sum(1), 1, atol=1e-5)
-    assert heard.hypotheses[0].text == expected_text
+    frames = trace.spectrogram.shape[0]
+    assert trace.spectrogram.shape[1] == config.num_frequency_bins
+    assert trace.convolution.shape == (config.conv_channels[0], -(-frames // 2), -(-config.num_frequency_bins // 2))
+    assert trace.log_probs.shape == (recognizer.model.output_lengths(frames), config.vocab_size)
+    np.testing.assert_allclose(np.exp(trace.log_probs).sum(1), 1, atol=1e-5)
+    assert trace.hypotheses[0].text == expected_text
     assert not recognizer.model.deepspeech2.convolutions[0]._forward_hooks
 
 
-def test_the_path_collapses_to_the_text_of_greedy_decoding(heard, recognizer):
-    assert [run.start for run in heard.path] == [0, *(run.end for run in heard.path[:-1])]
-    assert heard.path[-1].end == len(heard.log_probs)
-    greedy = GreedyDecoder(recognizer.processor.tokenizer).decode(heard.log_probs, heard.seconds_per_frame)[0]
+def test_the_path_collapses_to_the_text_of_greedy_decoding(trace, recognizer):
+    assert [run.start for run in trace.path] == [0, *(run.end for run in trace.path[:-1])]
+    assert trace.path[-1].end == len(trace.log_probs)
+    greedy = GreedyDecoder(recognizer.processor.tokenizer).decode(trace.log_probs, trace.seconds_per_frame)[0]
     assert len(greedy.text) > 20
-    assert steps.collapse(heard) == greedy.text
-    cells = re.sub(r"<i>.*?</i>", "", steps.path_html(heard).partition("</p>")[0])
+    assert steps.collapse(trace) == greedy.text
+    cells = re.sub(r"<i>.*?</i>", "", steps.path_html(trace).partition("</p>")[0])
     kept = "".join(re.findall(r"<b>(.*?)</b>", cells)).replace("&nbsp;", "").replace("␣", " ").replace("&#x27;", "'")
     assert " ".join(kept.split()) == greedy.text
 
 
-def test_words_lie_within_the_clip_one_after_the_other(heard):
-    assert " ".join(word.text for word in heard.words) == heard.hypotheses[0].text
-    times = [time for word in heard.words for time in (word.start, word.end)]
+def test_words_lie_within_the_clip_one_after_the_other(trace):
+    assert " ".join(word.text for word in trace.words) == trace.hypotheses[0].text
+    times = [time for word in trace.words for time in (word.start, word.end)]
     assert times == sorted(times)
-    assert times[0] >= 0 and times[-1] <= heard.seconds
-    buttons = re.findall(r'data-start="([\d.]+)" data-end="([\d.]+)"', steps.words_html(heard))
+    assert times[0] >= 0 and times[-1] <= trace.seconds
+    buttons = re.findall(r'data-start="([\d.]+)" data-end="([\d.]+)"', steps.words_html(trace))
     np.testing.assert_allclose(np.array(buttons, float).ravel(), times, atol=1e-3)
 
 
-def test_the_picture_has_four_parts_on_one_clock(heard):
-    figure = steps.draw(heard)
+def test_the_picture_has_four_parts_on_one_clock(trace):
+    figure = steps.draw(trace)
     assert len(figure.axes) == 4
-    assert {axes.get_xlim() for axes in figure.axes} == {(0, heard.seconds)}
+    assert {axes.get_xlim() for axes in figure.axes} == {(0, trace.seconds)}
     waveform, spectrogram, convolution, probabilities = figure.axes
-    assert np.array_equal(waveform.lines[0].get_ydata(), heard.waveform)
-    assert np.array_equal(spectrogram.images[0].get_array(), heard.spectrogram.T)
+    assert np.array_equal(waveform.lines[0].get_ydata(), trace.waveform)
+    assert np.array_equal(spectrogram.images[0].get_array(), trace.spectrogram.T)
     for axes in (spectrogram, convolution):  # the last frame's middle lies within a frame of the clip's end
         left, right, *_ = axes.images[0].get_extent()
         step = (right - left) / axes.images[0].get_array().shape[1]
-        assert abs(right - step / 2 - heard.seconds) <= step
-    symbols = [run.text for run in heard.path if run.symbol != heard.blank]
+        assert abs(right - step / 2 - trace.seconds) <= step
+    symbols = [run.text for run in trace.path if run.symbol != trace.blank]
     assert [text.get_text() for text in probabilities.texts] == symbols
 
 
-def test_the_picture_is_an_svg_with_text(heard):
-    content = re.search(r"data:image/svg\+xml;base64,([^\"]+)", steps.picture_html(heard))[1]
+def test_the_picture_is_an_svg_with_text(trace):
+    content = re.search(r"data:image/svg\+xml;base64,([^\"]+)", steps.picture_html(trace))[1]
     svg = xml.etree.ElementTree.fromstring(base64.b64decode(content))
     texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert "seconds" in texts
-    assert {run.text for run in heard.path if run.symbol != heard.blank} <= set(texts)
+    assert {run.text for run in trace.path if run.symbol != trace.blank} <= set(texts)
 
 
 def test_a_model_that_convolves_over_time_alone_is_drawn_too(make_tiny_model, recognizer, clips):
     model = make_tiny_model(conv_type="1d")
-    heard = steps.hear(dataclasses.replace(recognizer, model=model), clips[0].waveform)
-    assert steps.draw(heard).axes[2].images[0].get_array().shape == (4, heard.convolution.shape[1])
+    trace = steps.trace_clip(dataclasses.replace(recognizer, model=model), clips[0].waveform)
+    assert steps.draw(trace).axes[2].images[0].get_array().shape == (4, trace.convolution.shape[1])
 
 
-def test_the_beam_is_listed_with_its_scores(heard, recognizer):
-    rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td></tr>", steps.beam_html(heard))
-    assert len(rows) == len(heard.hypotheses) > 1
+def test_the_beam_is_listed_with_its_scores(trace, recognizer):
+    rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td></tr>", steps.beam_html(trace))
+    assert len(rows) == len(trace.hypotheses) > 1
     scores = np.array([[float(score.replace("−", "-")) for score in row[1:]] for row in rows])
-    words = np.array([len(one.text.split()) for one in heard.hypotheses])
+    words = np.array([len(one.text.split()) for one in trace.hypotheses])
     alpha, beta = recognizer.decoder.alpha, recognizer.decoder.beta
     np.testing.assert_allclose(scores[:, 2], scores[:, 0] + alpha * scores[:, 1] + beta * words, atol=0.05)
     assert (np.diff(scores[:, 2]) <= 0).all()
 
 
-def test_what_is_heard_cannot_become_markup(heard, recognizer):
-    best = dataclasses.replace(heard.hypotheses[0], text="<img src=x>")
-    html = steps.page_html(recognizer, dataclasses.replace(heard, hypotheses=[best]))
+def test_what_is_heard_cannot_become_markup(trace, recognizer):
+    best = dataclasses.replace(trace.hypotheses[0], text="<img src=x>")
+    html = steps.page_html(recognizer, dataclasses.replace(trace, hypotheses=[best]))
     assert "&lt;img src=x&gt;" in html and "<img src=x>" not in html
 
 
 @pytest.mark.parametrize("seconds", [0.01, 1.0])
 def test_silence_gives_a_page(recognizer, seconds):
-    html = steps.page_html(recognizer, steps.hear(recognizer, np.zeros(int(16_000 * seconds), np.float32)))
+    html = steps.page_html(recognizer, steps.trace_clip(recognizer, np.zeros(int(16_000 * seconds), np.float32)))
     assert html.count("<section>") == 4
 
 
@@ -168,11 +168,11 @@ def test_live_pieces_give_the_text_of_the_whole(live_folder, clips, rate):
     samples = (samples * 32_767).astype(np.int16)
     microphone, texts = None, []
     for piece in np.array_split(samples, 7):
-        html, microphone = app.hear_more(
+        html, microphone = app.feed_microphone(
             lambda: DeepSpeech2Stream(live.model, live.processor, live.decoder), (rate, piece), microphone
         )
         texts.append(re.sub(r"<.*?>", "", html))
-    html, rest = app.hear_end(microphone)
+    html, rest = app.stop_microphone(microphone)
     assert rest is None and "<i></i>" in html  # nothing is tentative at the end
     assert texts[2] != texts[-1] and len(texts[-1]) > 20
     if rate == 16_000:
@@ -324,7 +324,7 @@ def test_a_word_that_is_clicked_plays_its_piece(browser):
     word.click()
     (first, began), (second, stopped) = wait(browser, "return played.length >= 2 && played")[:2]
     assert (first, second) == ("play", "pause")
-    assert began == pytest.approx(start, abs=0.05)  # a busy page hears of it late
+    assert began == pytest.approx(start, abs=0.05)  # a busy page learns of it late
     assert stopped >= min(end, start + 0.01)
     assert browser.execute_script("return document.querySelector('#result .playhead').style.left").startswith("calc")
 
@@ -332,19 +332,19 @@ def test_a_word_that_is_clicked_plays_its_piece(browser):
 def test_live_text_appears_while_the_microphone_is_on(browser):
     seen = "[...document.querySelectorAll('button')].filter(one => one.checkVisibility())"
     button = f"return {seen}.find(one => one.textContent.includes('{{}}'))"
-    heard = "return document.querySelector('#live .transcript')?.textContent"
+    trace = "return document.querySelector('#live .transcript')?.textContent"
     tentative = "return document.querySelector('#live .transcript i')?.textContent"
     browser.find_element("xpath", "//button[@role='tab'][contains(., 'Live')]").click()
     wait(browser, button.format("Record"))
-    prompt = browser.execute_script(heard)
+    prompt = browser.execute_script(trace)
     wait(browser, button.format("Record")).click()
     # More than one symbol, so that it is not the first one's accident.
     assert wait(
-        browser, f"{heard}.length > 10 && document.querySelector('#live .transcript').textContent !== {json.dumps(prompt)}"
+        browser, f"{trace}.length > 10 && document.querySelector('#live .transcript').textContent !== {json.dumps(prompt)}"
     )
     wait(browser, button.format("Stop")).click()
     wait(browser, f"{tentative} === ''")
-    assert browser.execute_script(heard).strip()
+    assert browser.execute_script(trace).strip()
 
 
 def test_nothing_is_fetched_from_outside(browser, address):

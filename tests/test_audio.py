@@ -1,7 +1,6 @@
 """Audio files as people have them, written by soundfile in every common format, and files that are broken."""
 
 import io
-import logging
 
 import numpy as np
 import pytest
@@ -154,9 +153,8 @@ def test_not_finite(tmp_path, clips, bad):
     [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AIFF", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"),
      ("MP3", "MPEG_LAYER_III")],
 )  # fmt: skip
-def test_cut_short(tmp_path, clips, caplog, monkeypatch, kind, subtype, share):
+def test_cut_short(tmp_path, clips, caplog, kind, subtype, share):
     """Law 6: a file that ends too early gives what it holds with a warning, or a refusal; both name it, never neither."""
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     samples = np.concatenate([clip.waveform for clip in clips])
     content = encode(samples, RATE, kind, subtype)
     path = tmp_path / "cut.dat"
@@ -174,18 +172,16 @@ def test_cut_short(tmp_path, clips, caplog, monkeypatch, kind, subtype, share):
 
 
 @pytest.mark.parametrize("kind, subtype, rate, channels", formats())
-def test_whole_files_raise_no_alarm(caplog, monkeypatch, kind, subtype, rate, channels):
+def test_whole_files_raise_no_alarm(caplog, kind, subtype, rate, channels):
     """The warning about files that are cut short is for those alone."""
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     read_audio(encode(np.tile(tone(1000, rate)[:, None], channels), rate, kind, subtype), RATE)
     assert not caplog.records
 
 
 @pytest.mark.parametrize("milliseconds", [150, 450, 850])
 @pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
-def test_whole_short_ogg_files_raise_no_alarm(tmp_path, caplog, monkeypatch, milliseconds, subtype):
+def test_whole_short_ogg_files_raise_no_alarm(tmp_path, caplog, milliseconds, subtype):
     """Clips of one page, as of spoken digits; whole with their end's mark, cut short with any other last page."""
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     path = tmp_path / "digit.ogg"
     content = encode(tone(1000, RATE)[: RATE * milliseconds // 1000], RATE, "OGG", subtype)
     path.write_bytes(content)
@@ -197,9 +193,8 @@ def test_whole_short_ogg_files_raise_no_alarm(tmp_path, caplog, monkeypatch, mil
         assert not has_last_ogg_page(io.BytesIO(broken))
 
 
-def test_wav_from_a_pipe(clips, caplog, monkeypatch):
+def test_wav_from_a_pipe(clips, caplog):
     """Who writes a wav to a pipe does not know its length and declares the largest one: nothing is missing there."""
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     content = bytearray(encode(clips[0].waveform, RATE, "WAV", "PCM_16"))
     content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
     assert content[36:40] == b"data"

@@ -5,6 +5,7 @@ once: the table is kept in the cache of `datasets`.
 """
 
 import contextlib
+import logging
 import os
 import zipfile
 import zlib
@@ -15,12 +16,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 from tqdm.auto import tqdm
-from transformers.utils import logging
 
 from ..audio import AudioError, read_header
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 FORMAT = 3  # of the table in the cache
 OVERHEAD = 1_000  # bytes of an utterance beside its audio: name, transcript, objects

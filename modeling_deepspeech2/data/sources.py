@@ -4,6 +4,7 @@ A source first gives a table of durations, and later the utterances that are ask
 in memory.
 """
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ import pyarrow
 from datasets import IterableDataset, get_dataset_config_names, get_dataset_split_names, load_dataset_builder
 from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
-from transformers.utils import logging
 
 from ..audio import AudioError, read_waveform
 from .durations import (
@@ -31,7 +31,7 @@ from .errors import DataError
 from .text_tables import PROBLEM, TextTables
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 TABLE_ROWS = 256  # rows that are read at a time
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
