@@ -30,7 +30,7 @@ class DeepSpeech2Processor(ProcessorMixin):
         """
         if audio is None and text is None:
             raise ValueError("The processor needs audio, text or both, but got neither.")
-        settings = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        settings = self._merge_kwargs(self.valid_processor_kwargs, self.tokenizer.init_kwargs, **kwargs)
         if audio is not None or settings["text_kwargs"].get("return_tensors"):
             settings["text_kwargs"].setdefault("padding", True)
         if audio is None:

@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import logging
 import threading
 from functools import partial
 
@@ -353,7 +352,6 @@ REFUSED = {
 
 def test_bad_files(recognizer, tmp_path, clips, caplog, monkeypatch):
     """Every bad file gives a transcript, with a warning if it is cut short, or one sentence that names it."""
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     monkeypatch.setenv("PATH", str(tmp_path))  # as on a machine without ffmpeg
     for name, (samples, settings, kept) in bad_files(clips).items():
         path = tmp_path / name
