@@ -98,7 +98,7 @@ def feed_microphone(
         rate, samples = piece
         if microphone is None:
             stream = start()
-            wanted = stream.features.feature_extractor.sampling_rate
+            wanted = stream.sampling_rate
             microphone = Microphone(stream, soxr.ResampleStream(rate, wanted, 1, dtype="float32"))
         microphone.stream.feed(microphone.resampler.resample_chunk(to_mono(samples, rate, rate, "the microphone")))
     return live_html(microphone), microphone

@@ -27,7 +27,7 @@ from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.export.folder import export
 from modeling_deepspeech2.export.measurement import measure_files
-from modeling_deepspeech2.transcription.exported import Acoustics, ExportedModel
+from modeling_deepspeech2.transcription.exported import ExportedModel
 from modeling_deepspeech2.transcription.streaming import StreamingFeatures, StreamingModel
 
 
@@ -69,7 +69,7 @@ def exported_stream(model: ExportedModel) -> Callable[[np.ndarray], None]:
     size = round(PIECE_SECONDS * model.sampling_rate)
 
     def run(clip: np.ndarray) -> None:
-        acoustics = Acoustics(model)
+        acoustics = model.start()
         for start in range(0, len(clip), size):
             acoustics.feed(clip[start : start + size])
 

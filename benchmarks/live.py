@@ -19,7 +19,8 @@ from tqdm import tqdm
 from benchmarks.recordings import RATE, read_clips
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor, DeepSpeech2Stream
 from modeling_deepspeech2.transcription.recordings import transcribe
-from modeling_deepspeech2.transcription.streaming import StreamingFeatures, StreamingModel, feed_streams
+from modeling_deepspeech2.transcription.streaming import StreamingFeatures, StreamingModel
+from modeling_deepspeech2.transcription.streams import feed_streams
 
 
 PIECE = RATE // 10

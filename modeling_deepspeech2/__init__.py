@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
     from .transcription.alignment import align
     from .transcription.recordings import transcribe
-    from .transcription.streaming import DeepSpeech2Stream, StreamingModel, feed_streams
+    from .transcription.streaming import StreamingModel
+    from .transcription.streams import DeepSpeech2Stream, feed_streams
 
 __version__ = "0.1.0"
 
@@ -33,14 +34,14 @@ _MODULES = {  # public name -> the module that holds it, imported when the name 
     "DeepSpeech2Model": "modeling_deepspeech2",
     "DeepSpeech2Pipeline": "pipeline_deepspeech2",
     "DeepSpeech2Processor": "processing_deepspeech2",
-    "DeepSpeech2Stream": "transcription.streaming",
+    "DeepSpeech2Stream": "transcription.streams",
     "GreedyDecoder": "greedy_decoder",
     "Hypothesis": "hypotheses",
     "Span": "hypotheses",
     "StreamingModel": "transcription.streaming",
     "UserError": "errors",
     "align": "transcription.alignment",
-    "feed_streams": "transcription.streaming",
+    "feed_streams": "transcription.streams",
     "read_audio": "audio",
     "transcribe": "transcription.recordings",
 }

@@ -7,16 +7,17 @@ import sys
 import unicodedata
 from typing import TYPE_CHECKING, TextIO
 
-from .options import add_decoder, add_model, add_pause, check_pause
+from .options import add_decoder, add_engine, add_model, add_pause, check_pause
 
 
 if TYPE_CHECKING:
-    from ..decoding_deepspeech2 import Hypothesis
-    from ..transcription.streaming import DeepSpeech2Stream
+    from ..hypotheses import Hypothesis
+    from ..transcription.streams import DeepSpeech2Stream
 
 EPILOG = """examples:
   deepspeech2 live --model checkpoints/deepspeech2-english-live
   deepspeech2 live --model runs/live --device "USB microphone"
+  deepspeech2 live --model live-onnx --engine onnx
   ffmpeg -v error -i speech.mp3 -ac 1 -ar 16000 -f s16le - | deepspeech2 live - --model runs/live"""
 
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_decoder(parser)
     add_pause(parser)
+    add_engine(parser, " --live")
     parser.add_argument("--rate", type=int, metavar="HERTZ", help="sampling rate of PCM (default: the model's)")
     parser.add_argument(
         "--device",
@@ -38,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(settings: argparse.Namespace) -> int:
     from ..audio import AudioError
     from ..errors import UserError
-    from ..transcription.streaming import DeepSpeech2Stream
     from . import live_sound
-    from .recognizer import load, load_decoder
 
     if settings.source not in (None, "-"):
         raise UserError(f"found {settings.source!r}, expected '-' for a pipe, or nothing for the microphone.")
@@ -49,13 +49,8 @@ def run(settings: argparse.Namespace) -> int:
     check_pause(settings)
     if settings.rate is not None and settings.rate < 1_000:
         raise UserError(f"--rate: found {settings.rate}, expected at least 1000 hertz.")
-    model, processor = load(argparse.Namespace(model=settings.model))
-    decoder = load_decoder(settings, processor)
-    try:
-        stream = DeepSpeech2Stream(model, processor, decoder, end_of_utterance=settings.pause)
-    except ValueError as error:
-        raise UserError(f"--model: {error}") from error
-    rate = processor.feature_extractor.sampling_rate
+    stream = (_open_exported if settings.engine == "onnx" else _open)(settings)
+    rate = stream.sampling_rate
     if settings.source is None:
         pieces = live_sound.microphone(rate, settings.microphone)
     else:
@@ -71,6 +66,26 @@ def run(settings: argparse.Namespace) -> int:
         return 1
     screen.show(stream.finish(), stream)
     return 0
+
+
+def _open(settings: argparse.Namespace) -> "DeepSpeech2Stream":
+    from ..errors import UserError
+    from ..transcription.streams import DeepSpeech2Stream
+    from .recognizer import load, load_decoder
+
+    model, processor = load(argparse.Namespace(model=settings.model))
+    try:
+        return DeepSpeech2Stream(model, processor, load_decoder(settings, processor), end_of_utterance=settings.pause)
+    except ValueError as error:
+        raise UserError(f"--model: {error}") from error
+
+
+def _open_exported(settings: argparse.Namespace) -> "DeepSpeech2Stream":
+    from ..transcription.exported import ExportedModel
+    from ..transcription.streams import DeepSpeech2Stream
+
+    model = ExportedModel(settings.model)
+    return DeepSpeech2Stream(model, decoder=model.find_decoder(settings.lm), end_of_utterance=settings.pause)
 
 
 class _Screen:

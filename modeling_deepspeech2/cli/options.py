@@ -14,6 +14,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder of a model, or its name on the Hub")
 
 
+def add_engine(parser: argparse.ArgumentParser, graph: str = "") -> None:
+    """`--engine`; the main program leaves out torch where it is onnx."""
+    parser.add_argument(
+        "--engine",
+        choices=("torch", "onnx"),
+        default="torch",
+        help=f"onnx: --model is what `deepspeech2 export{graph}` wrote; onnxruntime runs it without torch (%(default)s)",
+    )
+
+
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """Options for the device and precision of a model."""
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")

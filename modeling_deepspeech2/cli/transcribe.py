@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import add_decoder, add_model, add_pause, add_precision, check_pause
+from .options import add_decoder, add_engine, add_model, add_pause, add_precision, check_pause
 
 
 if TYPE_CHECKING:
@@ -28,12 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_decoder(parser)
     add_pause(parser)
     add_precision(parser)
-    parser.add_argument(
-        "--engine",
-        choices=("torch", "onnx"),
-        default="torch",
-        help="onnx: --model is a folder that `deepspeech2 export` wrote; onnxruntime runs it without torch (%(default)s)",
-    )
+    add_engine(parser)
     parser.add_argument(
         "--batch_size",
         type=int,
@@ -98,15 +93,14 @@ def _load(settings: argparse.Namespace) -> "tuple[int, Recognize]":
 
 def _load_exported(settings: argparse.Namespace) -> "tuple[int, Recognize]":
     from ..errors import UserError
+    from ..transcription.chunks import CHUNKS
     from ..transcription.exported import ExportedModel
 
     if settings.device not in (None, "cpu") or settings.dtype != "float32":
         raise UserError("--engine: onnx computes in float32 on the CPU, but --device or --dtype asks for something else.")
-    if settings.batch_size is not None:
-        raise UserError("--batch_size: the onnx engine reads one chunk at a time; leave it out.")
     model = ExportedModel(settings.model)
-    decoder = None if settings.lm == "off" or (settings.lm == "auto" and not model.has_decoder) else model.load_decoder()
-    return model.sampling_rate, lambda blocks: model.transcribe(blocks, decoder, settings.pause)
+    decoder, batch_size = model.find_decoder(settings.lm), settings.batch_size or CHUNKS
+    return model.sampling_rate, lambda blocks: model.transcribe(blocks, decoder, settings.pause, batch_size=batch_size)
 
 
 def _outputs(settings: argparse.Namespace) -> list[Path | None]:

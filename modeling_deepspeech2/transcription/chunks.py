@@ -8,6 +8,7 @@ import numpy as np
 BLOCK_SECONDS = 20.0  # of a state that is carried
 CHUNK_SECONDS = 40.0  # of a chunk that counts
 CONTEXT_SECONDS = 5.0  # more on both sides: the overlap
+CHUNKS = 4  # default number in a batch
 
 
 def overlapping(pieces: Iterable[np.ndarray], size: int, context: int) -> Iterator[tuple[np.ndarray, slice]]:

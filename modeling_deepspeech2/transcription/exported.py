@@ -1,9 +1,10 @@
 """Transcribes with a model that `deepspeech2 export` wrote, by onnxruntime, without torch and transformers.
 
 From the logits on, everything is as with torch: the same utterances, decoder and word times. The logits are those of torch
-but for rounding; a bidirectional model reads one chunk at a time here, and batches of chunks there.
+but for rounding.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -13,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..decoder_settings import DECODER_CONFIG
 from ..errors import UserError
-from ..hypotheses import NO_CALIBRATION, Decoder, Hypothesis
+from ..hypotheses import Decoder, Hypothesis
 from ..recognition import Recognition
 from ..search_decoder import SearchDecoder
 from ..spelling import Spelling
-from ..utterances import END_OF_UTTERANCE, LONGEST_UTTERANCE, LiveText
-from ..waveform import mono
-from .chunks import BLOCK_SECONDS, CHUNK_SECONDS, CONTEXT_SECONDS, overlapping
+from ..utterances import END_OF_UTTERANCE, LONGEST_UTTERANCE
+from .chunks import BLOCK_SECONDS, CHUNK_SECONDS, CHUNKS, CONTEXT_SECONDS, overlapping
 
 
 if TYPE_CHECKING:
@@ -58,47 +59,63 @@ class ExportedTokenizer(Spelling):
 
 
 class ExportedModel:
-    """The folder of an exported model.
+    """The folder of an exported model, or its repository on the Hub, of which only the files in use are downloaded.
 
     >>> model = ExportedModel("english-onnx")
     >>> for utterance in model.transcribe(read_audio_blocks("talk.mp3", model.sampling_rate, 20.0), model.load_decoder()):
     ...     print(utterance.text)
 
     Args:
-        folder: as `deepspeech2 export` wrote it.
+        name: a folder as `deepspeech2 export` wrote it, or a repository on the Hub.
         weights: which files: "float32", "float16" or "int8".
         threads: of onnxruntime; None: as many as cores.
 
     Raises:
-        UserError: the folder holds no exported model, or onnxruntime is not installed.
+        UserError: there is no such model, or it is no exported one.
     """
 
-    def __init__(self, folder: str | Path, weights: str = "float32", threads: int | None = None):
-        self.folder, self.threads, self.suffix = Path(folder), threads, SUFFIXES[weights]
+    def __init__(self, name: str | Path, weights: str = "float32", threads: int | None = None):
+        self.name, self.threads, self.suffix = str(name), threads, SUFFIXES[weights]
+        self.folder = Path(name) if Path(name).exists() else self._download("*.json")
         try:
             config, settings, vocabulary = (
-                json.loads((self.folder / name).read_text(encoding="utf-8"))
-                for name in ("config.json", "tokenizer_config.json", "vocab.json")
+                json.loads((self.folder / file).read_text(encoding="utf-8"))
+                for file in ("config.json", "tokenizer_config.json", "vocab.json")
             )
-            own = {"word_confidence": NO_CALIBRATION} | config["deepspeech2"]
-            self.config = SimpleNamespace(vocab_size=config["vocab_size"], **own)
-        except (OSError, ValueError, KeyError) as error:
+            self.config = SimpleNamespace(vocab_size=config["vocab_size"], **config["deepspeech2"])
+            self.tokenizer = ExportedTokenizer(settings, vocabulary)
+            self.sampling_rate: int = self.config.sampling_rate
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"--model: found no exported model in {folder}, expected the folder that `deepspeech2 export` writes."
+                f"--model: found no exported model in {name}, expected what `deepspeech2 export` writes."
             ) from error
-        self.tokenizer = ExportedTokenizer(settings, vocabulary)
-        self.sampling_rate: int = self.config.sampling_rate
 
-    @property
-    def has_decoder(self) -> bool:
-        return self._find("decoder_config.json") is not None
+    def _download(self, *patterns: str) -> Path:
+        """Files of the repository, into the cache of the Hub; all of one commit."""
+        from huggingface_hub import snapshot_download  # takes a while
+
+        commit = self.folder.name if hasattr(self, "folder") else None
+        try:
+            return Path(snapshot_download(self.name, allow_patterns=list(patterns), revision=commit))
+        except (OSError, ValueError) as error:
+            is_name = self.name.count("/") <= 1
+            reason = str(error).strip().partition("\n")[0] if is_name else "there is no such folder"
+            raise UserError(f"--model: found no exported model in {self.name} ({reason}).") from error
 
     def load_decoder(self, **settings: Any) -> SearchDecoder:
         """The decoder that was exported beside the model; see [`CTCBeamSearchDecoder.from_pretrained`]."""
-        return SearchDecoder.from_files(self.folder, self._find, self.tokenizer, **settings)
+        return SearchDecoder.from_files(self.name, self._find, self.tokenizer, **settings)
 
-    def _find(self, name: str) -> Path | None:
-        return self.folder / name if (self.folder / name).is_file() else None
+    def find_decoder(self, lm: str) -> SearchDecoder | None:
+        """The decoder as the option `--lm` asks for it: "auto", "on" or "off"; None stands for the best path."""
+        if lm == "off" or (lm == "auto" and self._find(DECODER_CONFIG) is None):
+            return None
+        return self.load_decoder()
+
+    def _find(self, file: str) -> Path | None:
+        if not Path(self.name).exists():
+            self._download(file)
+        return self.folder / file if (self.folder / file).is_file() else None
 
     def open_session(self, graph: str) -> "InferenceSession":
         """One of the graphs, "model" or "live", in onnxruntime."""
@@ -109,10 +126,9 @@ class ExportedModel:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # an input that may be left out is worth a warning to it
         options.intra_op_num_threads = self.threads or 0
-        file = self.folder / "onnx" / f"{graph}{self.suffix}.onnx"
-        if not file.is_file():
-            live = " --live" if graph == "live" else ""
-            raise UserError(f"There is no {file}: export the model with `deepspeech2 export{live}`.")
+        file = self._find(f"onnx/{graph}{self.suffix}.onnx")
+        if file is None:
+            raise UserError(f"--model: {self.name} lacks onnx/{graph}{self.suffix}.onnx; export the model again.")
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     @cached_property
@@ -123,23 +139,28 @@ class ExportedModel:
     def live(self) -> "InferenceSession":
         return self.open_session("live")
 
-    def logits(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def logits(self, pieces: Iterable[np.ndarray], batch_size: int = CHUNKS) -> Iterator[np.ndarray]:
         """Logits of a recording that comes in pieces, in pieces of shape (frames, vocab_size), in bounded memory."""
         if self.config.live_states is None:
-            yield from self._chunked_logits(pieces)
+            yield from self._chunked_logits(pieces, batch_size)
             return
-        acoustics, block = Acoustics(self), round(BLOCK_SECONDS * self.sampling_rate)
+        acoustics, block = self.start(), round(BLOCK_SECONDS * self.sampling_rate)
         for piece in pieces:
             for start in range(0, len(piece), block):
                 yield acoustics.feed(piece[start : start + block])
         yield acoustics.feed(np.zeros(0, np.float32), last=True)
 
-    def _chunked_logits(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def _chunked_logits(self, pieces: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
         ratio = self.config.inputs_to_logits_ratio
         size, context = (round(seconds * self.sampling_rate / ratio) for seconds in (CHUNK_SECONDS, CONTEXT_SECONDS))
-        for chunk, counts in overlapping(pieces, size * ratio, context * ratio):
-            (logits,) = self.offline.run(["logits"], {"input_values": chunk[None].astype(np.float32, copy=False)})
-            yield logits[0, counts.start // ratio : None if counts.stop is None else counts.stop // ratio]
+        chunks = overlapping(pieces, size * ratio, context * ratio)
+        # The first and the last chunk are shorter; those between them need no mask.
+        for _, alike in itertools.groupby(chunks, key=lambda chunk: len(chunk[0])):
+            while batch := list(itertools.islice(alike, batch_size)):
+                samples = np.stack([chunk for chunk, _ in batch]).astype(np.float32, copy=False)
+                (logits,) = self.offline.run(["logits"], {"input_values": samples})
+                for own, (_, counts) in zip(logits, batch):
+                    yield own[counts.start // ratio : None if counts.stop is None else counts.stop // ratio]
 
     def transcribe(
         self,
@@ -148,17 +169,28 @@ class ExportedModel:
         end_of_utterance: float = END_OF_UTTERANCE,
         longest_utterance: float = LONGEST_UTTERANCE,
         hotwords: dict[str, float] | None = None,
+        batch_size: int = CHUNKS,
     ) -> Iterator[Hypothesis]:
         """The utterances of a recording, as [`transcribe`](recordings.py) gives them, from pieces of its samples."""
         recognition = Recognition(self.tokenizer, self.config, decoder, end_of_utterance, longest_utterance, hotwords)
-        return recognition.utterances(self.logits(pieces))
+        return recognition.utterances(self.logits(pieces, batch_size))
+
+    def start(self) -> "ExportedAcoustics":
+        """A stream before its first sample.
+
+        Raises:
+            UserError: the model was exported without `--live`.
+        """
+        if self.config.live_states is None:
+            raise UserError(f"{self.name} has no graph for streams: export a unidirectional model with --live.")
+        return ExportedAcoustics(self)
 
 
-class Acoustics:
+class ExportedAcoustics:
     """One stream through the live graph of an exported model: samples in pieces -> logits."""
 
     def __init__(self, model: ExportedModel):
-        self.session = model.live
+        self.session, self.sampling_rate = model.live, model.sampling_rate
         self.states = {name: np.zeros(shape, np.float32) for name, shape in model.config.live_states.items()}
 
     def feed(self, samples: np.ndarray, last: bool = False) -> np.ndarray:
@@ -168,59 +200,8 @@ class Acoustics:
         self.states = dict(zip(self.states, states))
         return logits[0]
 
-
-class ExportedStream:
-    """A live stream with an exported model; has the methods of [`DeepSpeech2Stream`].
-
-    >>> stream = ExportedStream(ExportedModel("live-onnx"))
-    >>> for samples in microphone:
-    ...     for utterance in stream.feed(samples):
-    ...         print(utterance.text)
-    >>> stream.finish()
-
-    Args:
-        model: exported with `--live`.
-        decoder, end_of_utterance, longest_utterance, hotwords: as of [`DeepSpeech2Stream`].
-
-    Raises:
-        UserError: the model has no live graph, or the decoder is of another alphabet.
-    """
-
-    def __init__(
-        self,
-        model: ExportedModel,
-        decoder: Decoder | None = None,
-        end_of_utterance: float = END_OF_UTTERANCE,
-        longest_utterance: float = LONGEST_UTTERANCE,
-        hotwords: dict[str, float] | None = None,
-    ):
-        if model.config.live_states is None:
-            raise UserError(f"{model.folder} has no graph for streams: export a unidirectional model with --live.")
-        recognition = Recognition(model.tokenizer, model.config, decoder, end_of_utterance, longest_utterance, hotwords)
-        self.utterances = recognition.stream()
-        self.acoustics: Acoustics | None = Acoustics(model)
-        self.ended: list[str] = []  # texts of the utterances that are over
-
-    @property
-    def text(self) -> LiveText:
-        """The text since the beginning: a stable part, which only grows, and a tentative part behind it."""
-        return self.utterances.text_after(self.ended)
-
-    def feed(self, samples: np.ndarray) -> list[Hypothesis]:
-        """Feeds samples in [-1, 1]; returns the utterances that ended, with times from the stream's beginning."""
-        return self._decode(mono(samples), last=False)
-
-    def finish(self) -> list[Hypothesis]:
-        """Ends the stream; returns the utterances that had not ended yet."""
-        ended = self._decode(np.zeros(0, np.float32), last=True)
-        self.acoustics = None
-        return ended
-
-    def _decode(self, samples: np.ndarray, last: bool) -> list[Hypothesis]:
-        if self.acoustics is None:
-            raise UserError("This stream is finished: make another one for what comes.")
-        ended = self.utterances.feed(self.acoustics.feed(samples, last))
-        if last:
-            ended += self.utterances.finish()
-        self.ended += [utterance.text for utterance in ended]
-        return ended
+    @staticmethod
+    def feed_all(streams: "list[ExportedAcoustics]", samples: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+        """`feed` for many streams, one after the other; yields the place of a stream and its logits."""
+        for place, (stream, piece) in enumerate(zip(streams, samples)):
+            yield place, stream.feed(piece)

@@ -18,11 +18,8 @@ from ..audio_files import is_source
 from ..hypotheses import Decoder, Hypothesis
 from ..recognition import Recognition
 from ..utterances import END_OF_UTTERANCE, LONGEST_UTTERANCE
-from .chunks import BLOCK_SECONDS, CHUNK_SECONDS, CONTEXT_SECONDS, overlapping
+from .chunks import BLOCK_SECONDS, CHUNK_SECONDS, CHUNKS, CONTEXT_SECONDS, overlapping
 from .streaming import StreamingFeatures, StreamingModel
-
-
-CHUNKS = 4  # default number in a batch
 
 
 def recording_logits(

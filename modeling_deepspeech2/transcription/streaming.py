@@ -1,11 +1,11 @@
-"""Live streams: logits and text from samples in pieces of any size, as soon as their frames are complete (section 3.7).
+"""Live streams in torch: logits from samples in pieces of any size, as soon as their frames are complete (section 3.7).
 
 Every layer with a window over time keeps the end of its input, and the recurrence keeps its state, so that the logits are
 those of one pass over the whole utterance.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor, mono
-from ..hypotheses import Decoder, Hypothesis
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
-from ..recognition import Recognition
-from ..utterances import END_OF_UTTERANCE, LONGEST_UTTERANCE, LiveText
 
 
 @dataclass(frozen=True)
@@ -215,121 +212,43 @@ def _convolve(layer: torch.nn.Module, signal: Tensor, frames: int) -> Tensor:
     return F.hardtanh(outputs.transpose(1, 2), 0.0, float(layer.clip))
 
 
-class DeepSpeech2Stream:
-    """A live stream: takes samples and gives text.
-
-    >>> stream = DeepSpeech2Stream(model, processor)
-    >>> for samples in microphone:
-    ...     for utterance in stream.feed(samples):
-    ...         print(utterance.text)
-    ...     print(stream.text.stable, stream.text.tentative)
-    >>> stream.finish()
-
-    Args:
-        model: a trained unidirectional model, what `fold_batch_norm` or quantisation made of it, or a [`StreamingModel`],
-            which many streams can share.
-        processor: the [`DeepSpeech2Processor`] beside it.
-        decoder: a [`CTCBeamSearchDecoder`]; None: the best path.
-        end_of_utterance: seconds without a symbol that end an utterance.
-        longest_utterance: seconds; in its second half ever shorter pauses between two words end an utterance.
-        hotwords: word or phrase -> weight, see [`CTCBeamSearchDecoder.decode`].
+class TorchAcoustics:
+    """One stream through a model in torch: samples in pieces -> logits.
 
     Raises:
-        ValueError: the model is bidirectional, its features are normalised by the utterance, or the decoder is of another
-            alphabet.
+        ValueError: the model is bidirectional, or its features are normalised by the utterance.
     """
 
-    def __init__(
-        self,
-        model: DeepSpeech2ForCTC | StreamingModel,
-        processor: Any,
-        decoder: Decoder | None = None,
-        end_of_utterance: float = END_OF_UTTERANCE,
-        longest_utterance: float = LONGEST_UTTERANCE,
-        hotwords: dict[str, float] | None = None,
-    ):
+    def __init__(self, model: DeepSpeech2ForCTC | StreamingModel, feature_extractor: DeepSpeech2FeatureExtractor):
         self.model = model if isinstance(model, StreamingModel) else StreamingModel(model)
-        self.features = StreamingFeatures(processor.feature_extractor)
-        config = self.model.model.config
-        recognition = Recognition(processor.tokenizer, config, decoder, end_of_utterance, longest_utterance, hotwords)
-        self.utterances = recognition.stream()
-        self.state: AcousticState | None = self.model.start()
-        self.ended: list[str] = []  # texts of the utterances that are over
+        self.features = StreamingFeatures(feature_extractor)
+        self.sampling_rate: int = feature_extractor.sampling_rate
+        self.state = self.model.start()
 
-    @property
-    def text(self) -> LiveText:
-        """The text since the beginning: a stable part, which only grows, and a tentative part behind it."""
-        return self.utterances.text_after(self.ended)
+    def feed(self, samples: np.ndarray, last: bool = False) -> np.ndarray:
+        """The logits that are complete now, shape (frames, vocab_size)."""
+        logits, self.state = self.model.step(self.features(samples, last)[None], self.state, last)
+        return logits[0].float().cpu().numpy()
 
-    def feed(self, samples: np.ndarray | Tensor) -> list[Hypothesis]:
-        """Feeds some samples.
+    @staticmethod
+    def feed_all(streams: "list[TorchAcoustics]", samples: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+        """`feed` for many streams, of which those in the same phase go through their model in one batch.
 
-        Args:
-            samples: floating point in [-1, 1], at the model's sampling rate, shape (samples,) or (channels, samples).
-
-        Returns:
-            The utterances that ended, with times from the stream's beginning.
-
-        Raises:
-            ValueError: samples that are not such numbers, or a stream that is finished.
+        Yields the place of a stream and further logits of it.
         """
-        return feed_streams([self], [samples])[0]
-
-    def finish(self) -> list[Hypothesis]:
-        """Ends the stream; returns the utterances that had not ended yet."""
-        self._check()
-        features = self.features(np.zeros(0, np.float32), last=True)
-        logits, _ = self.model.step(features[None], self.state, last=True)
-        self.state = None
-        return self._decode(logits[0], last=True)
-
-    def _check(self) -> None:
-        if self.state is None:
-            raise ValueError("This stream is finished: make another DeepSpeech2Stream for what comes.")
-
-    def _decode(self, logits: Tensor, last: bool = False) -> list[Hypothesis]:
-        ended = self.utterances.feed(logits.float().cpu())
-        if last:
-            ended += self.utterances.finish()
-        self.ended += [utterance.text for utterance in ended]
-        return ended
-
-
-def feed_streams(streams: list[DeepSpeech2Stream], pieces: list[np.ndarray | Tensor]) -> list[list[Hypothesis]]:
-    """`feed` for many streams at once: those that share a [`StreamingModel`] go through it in one batch.
-
-    Args:
-        streams: begun at any time.
-        pieces: the new samples of each; pieces of equal length make the largest batches.
-
-    Returns:
-        For each stream the utterances that ended.
-
-    Raises:
-        ValueError: a stream that is finished or comes twice, a piece that is no audio, another number of pieces than of
-            streams; no stream has moved on then.
-    """
-    if len(streams) != len(pieces):
-        raise ValueError(f"pieces: found {len(pieces)}, expected one for each of the {len(streams)} streams.")
-    if len({id(stream) for stream in streams}) < len(streams):
-        raise ValueError("streams: found the same stream twice; join its pieces, or feed them one after the other.")
-    for stream in streams:
-        stream._check()
-    samples = [mono(piece) for piece in pieces]
-    features = [stream.features(piece) for stream, piece in zip(streams, samples)]
-    ended: list[list[Hypothesis]] = [[] for _ in streams]
-    while True:
-        groups: dict[tuple, list[int]] = {}
-        for index, stream in enumerate(streams):
-            if len(features[index]):
-                groups.setdefault((id(stream.model), *stream.state.phase), []).append(index)
-        if not groups:
-            return ended
-        for group in groups.values():
-            frames = min(len(features[index]) for index in group)
-            state = AcousticState.join([streams[index].state for index in group])
-            batch = torch.stack([features[index][:frames] for index in group])
-            logits, state = streams[group[0]].model.step(batch, state)
-            for index, own, next_state in zip(group, logits, state.split()):
-                streams[index].state, features[index] = next_state, features[index][frames:]
-                ended[index] += streams[index]._decode(own)
+        features = [stream.features(piece) for stream, piece in zip(streams, samples)]
+        while True:
+            groups: dict[tuple, list[int]] = {}
+            for index, stream in enumerate(streams):
+                if len(features[index]):
+                    groups.setdefault((id(stream.model), *stream.state.phase), []).append(index)
+            if not groups:
+                return
+            for group in groups.values():
+                frames = min(len(features[index]) for index in group)
+                state = AcousticState.join([streams[index].state for index in group])
+                batch = torch.stack([features[index][:frames] for index in group])
+                logits, state = streams[group[0]].model.step(batch, state)
+                for index, own, next_state in zip(group, logits, state.split()):
+                    streams[index].state, features[index] = next_state, features[index][frames:]
+                    yield index, own.float().cpu().numpy()

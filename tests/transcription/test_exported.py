@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hub_server import HubServer
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2Stream
+from modeling_deepspeech2.cli.main import main
 from modeling_deepspeech2.errors import UserError
 from modeling_deepspeech2.transcription import recordings
-from modeling_deepspeech2.transcription.exported import ExportedModel, ExportedStream
+from modeling_deepspeech2.transcription.exported import ExportedModel
 
 
 NEEDED = 'needs the packages of the export: pip install -e ".[onnx,onnxruntime]"'
@@ -48,8 +50,9 @@ def assert_same(found: list, expected: list) -> None:
 @pytest.mark.parametrize("with_decoder", [True, False])
 def test_recordings_have_the_utterances_of_torch(case, processor, clips, with_decoder, monkeypatch):
     model, decoder, exported = case
-    monkeypatch.setattr(recordings, "CHUNK_SECONDS", 2.0)
-    monkeypatch.setattr("modeling_deepspeech2.transcription.exported.CHUNK_SECONDS", 2.0)
+    for name in ("CHUNK_SECONDS", "CONTEXT_SECONDS"):  # several chunks in a batch
+        monkeypatch.setattr(recordings, name, 1.0)
+        monkeypatch.setattr(f"modeling_deepspeech2.transcription.exported.{name}", 1.0)
     pause = np.zeros(16_000, np.float32)
     waveform = np.concatenate([samples for clip in clips[:3] for samples in (clip.waveform, pause)])
     expected = list(recordings.transcribe(model, processor, waveform, decoder if with_decoder else None))
@@ -61,12 +64,12 @@ def test_streams_have_the_text_of_torch_at_every_moment(case, processor, clips):
     model, decoder, exported = case
     if model.config.bidirectional:
         with pytest.raises(UserError, match="--live"):
-            ExportedStream(exported)
+            DeepSpeech2Stream(exported)
         return
     hotwords = {"lamp": 3.0}
     streams = (
         DeepSpeech2Stream(model, processor, decoder, hotwords=hotwords),
-        ExportedStream(exported, exported.load_decoder(), hotwords=hotwords),
+        DeepSpeech2Stream(exported, decoder=exported.load_decoder(), hotwords=hotwords),
     )
     ended: list[list] = [[], []]
     for piece in np.array_split(clips[0].waveform, 9):
@@ -100,18 +103,60 @@ sys.exit(status)
 """
 
 
-def test_the_command_runs_where_there_is_no_torch(case, clips, tmp_path):
+def run_without_torch(*arguments, **options) -> str:
+    """The standard output of the command."""
+    options = {"env": os.environ | {"PYTHONPATH": str(REPOSITORY)}, "capture_output": True, "timeout": 120} | options
+    result = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)], **options)
+    assert result.returncode == 0, result.stderr.decode()
+    return result.stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, clips) -> Path:
+    file = tmp_path_factory.mktemp("clip") / "clip.wav"
+    soundfile.write(file, clips[0].waveform, 16_000, subtype="PCM_16")
+    return file
+
+
+def test_the_command_runs_where_there_is_no_torch_by_the_name_on_the_hub(case, clip, tmp_path):
+    """From the repository only what is used is downloaded, in one commit."""
     model, _, exported = case
     if model.config.bidirectional:
         pytest.skip("one process is enough")
-    soundfile.write(tmp_path / "clip.wav", clips[0].waveform, 16_000, subtype="FLOAT")
-    command = [sys.executable, "-c", WITHOUT_TORCH, "transcribe", tmp_path / "clip.wav", "--model", exported.folder]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    result = subprocess.run(
-        [*command, "--engine", "onnx", "--format", "json"], capture_output=True, text=True, env=environment, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)["utterances"]
-    expected = list(exported.transcribe([clips[0].waveform], exported.load_decoder()))
+    with HubServer() as hub:
+        push = "import sys, huggingface_hub as hub; hub.create_repo(sys.argv[1]); "
+        push += "hub.upload_folder(repo_id=sys.argv[1], folder_path=sys.argv[2])"
+        environment = hub.environment(tmp_path / "uploader") | {"PYTHONPATH": str(REPOSITORY)}
+        subprocess.run([sys.executable, "-c", push, "tester/tiny", exported.folder], env=environment, check=True)
+        environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": str(REPOSITORY)}
+        command = ["transcribe", clip, "--model", "tester/tiny", "--engine", "onnx", "--format", "json"]
+        found = json.loads(run_without_torch(*command, env=environment))["utterances"]
+        downloaded = {file.name for file in (tmp_path / "home").rglob("*.onnx")}
+    expected = list(exported.transcribe([soundfile.read(clip, dtype="float32")[0]], exported.load_decoder()))
     assert [one["text"] for one in found] == [one.text for one in expected]
     assert found[0]["words"][0]["end"] > 0
+    assert downloaded == {"live.onnx"}
+
+
+def test_live_runs_where_there_is_no_torch(case, clip):
+    """The command gives the text that a stream gives."""
+    model, _, exported = case
+    if model.config.bidirectional:
+        pytest.skip("bidirectional models are no streams")
+    stream = DeepSpeech2Stream(exported, decoder=exported.load_decoder())
+    ended = stream.feed(soundfile.read(clip, dtype="float32")[0]) + stream.finish()
+    printed = run_without_torch("live", "-", "--model", exported.folder, "--engine", "onnx", stdin=clip.open("rb"))
+    assert printed.splitlines() == [one.text for one in ended]
+
+
+def test_live_refuses_a_model_without_its_graph(case, capsys):
+    model, _, exported = case
+    if model.config.bidirectional:
+        assert main(["live", "-", "--model", str(exported.folder), "--engine", "onnx"]) == 2
+        assert "export a unidirectional model with --live" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "no/such/place/anywhere"])
+def test_a_model_that_is_not_there_is_one_sentence(name):
+    with pytest.raises(UserError, match=f"--model: found no exported model in {name} .there is no such folder"):
+        ExportedModel(name)

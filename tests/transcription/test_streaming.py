@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 from modeling_deepspeech2 import DeepSpeech2FeatureExtractor, DeepSpeech2ForCTC, DeepSpeech2Stream
 from modeling_deepspeech2.decoding_deepspeech2 import CTCBeamSearchDecoder, GreedyDecoder
 from modeling_deepspeech2.transcription.recordings import transcribe
-from modeling_deepspeech2.transcription.streaming import SlidingWindow, StreamingFeatures, StreamingModel, feed_streams
+from modeling_deepspeech2.transcription.streaming import SlidingWindow, StreamingFeatures, StreamingModel
+from modeling_deepspeech2.transcription.streams import feed_streams
 
 
 LIVE = [
@@ -245,12 +246,12 @@ def test_a_bad_piece_moves_no_stream(processor, live_model, clips):
     feed_streams(streams, [piece, piece])
     with pytest.raises(ValueError, match="the same stream twice"):
         feed_streams([streams[0], streams[0]], [piece, piece])
-    seen = [stream.features.kept.clone() for stream in streams]
+    seen = [stream.acoustics.features.kept.clone() for stream in streams]
     with pytest.raises(ValueError, match="NaN"):
         feed_streams(streams, [piece, np.full(100, np.nan, np.float32)])
     with pytest.raises(ValueError, match="found 1, expected one for each of the 2"):
         feed_streams(streams, [piece])
-    assert all(torch.equal(stream.features.kept, kept) for stream, kept in zip(streams, seen))
+    assert all(torch.equal(stream.acoustics.features.kept, kept) for stream, kept in zip(streams, seen))
 
 
 def test_decoder_of_another_alphabet(processor, live_model):
