@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import HubServer
+from stranger import BY_PACKAGE, BY_REMOTE_CODE
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,9 +35,6 @@ class Rate(evaluate.Metric):
     def _compute(self, predictions, references):
         return jiwer.wer(list(references), list(predictions))
 """
-RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-BY_PACKAGE = f"import modeling_deepspeech2; {RUN}"
-BY_REMOTE_CODE = f"import sys; sys.modules['modeling_deepspeech2'] = None; {RUN}"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ def test_the_script_trains_evaluates_and_saves(hub, tmp_path, code):
         "report_to": "none", "save_steps": 1, "trust_remote_code": code is BY_REMOTE_CODE,
     }  # fmt: skip
     arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, "-c", code, SCRIPT, *arguments, "--do_train", "--do_eval", "--use_cpu"]
+    command = [sys.executable, *code, SCRIPT, *arguments, "--do_train", "--do_eval", "--use_cpu"]
     environment = hub.environment(tmp_path / "home")
     done = subprocess.run(command, env=environment, input="y\n" * 20, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]

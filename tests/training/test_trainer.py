@@ -1,6 +1,8 @@
 """transformers' Trainer, as its CTC tutorial and `run_speech_recognition_ctc.py` use it: train, evaluate, save, resume."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset_builder
 from datasets.features import Audio
+from hub_server import HubServer
+from stranger import BY_PACKAGE, BY_REMOTE_CODE
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -60,8 +64,26 @@ def arguments(output: Path, **settings) -> TrainingArguments:
     return TrainingArguments(str(output), **defaults | settings)
 
 
-def test_the_tutorial(tiny_model_folder, speech, clips, tmp_path):
-    """Every step that the example script takes, with its foreign settings; what it saves opens again."""
+@pytest.mark.parametrize("options", [[], ["--trust_remote_code"]], ids=["package", "remote_code"])
+def test_the_tutorial(tiny_model_folder, clips, tmp_path, options):
+    """Trains, evaluates, keeps the best, resumes, pushes: by the package, and by the code beside the model alone."""
+    rows = [{"audio": {"array": clip.waveform, "sampling_rate": 16_000}, "transcription": clip.text} for clip in clips[:6]]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "speech")
+    command = [
+        sys.executable,
+        *(BY_REMOTE_CODE if options else BY_PACKAGE),
+        Path(__file__).with_name("ctc_tutorial.py"),
+        tiny_model_folder,
+        tmp_path / "speech",
+    ]
+    with HubServer() as hub:
+        environment = hub.environment(tmp_path / "home")
+        subprocess.run([*command, tmp_path / "tutorial", *options], check=True, env=environment, cwd=tmp_path, timeout=300)
+        assert {"model.safetensors", "README.md", "modeling_deepspeech2.py"} <= set(hub.files("tester/tutorial"))
+
+
+def test_the_example_script(tiny_model_folder, speech, clips, tmp_path):
+    """Every step that `run_speech_recognition_ctc.py` takes, with its foreign settings; what it saves opens again."""
     config = AutoConfig.from_pretrained(tiny_model_folder)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     extractor = AutoFeatureExtractor.from_pretrained(tiny_model_folder)
