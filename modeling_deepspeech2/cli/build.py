@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cutting, default = CuttingSettings(), BuildSettings(model="")
     parser.add_argument("source", metavar="SOURCE", help="the folder, manifest or data set")
     parser.add_argument(
-        "--split", nargs="+", default=[], metavar="SPLIT", help="of a data set: [CONFIGURATION/]SPLIT (default: all)"
+        "--split", nargs="+", default=[], metavar="SPLIT", help="splits of a data set: [CONFIGURATION/]SPLIT (default: all)"
     )
     add_model(parser)
     add_output(parser, "folder for the data set, made if need be")
@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="transcripts known to be right, to train the classifier on (default: the half of the segments that the model "
         "finds easiest)",
     )
-    parser.add_argument("--seconds", type=float, default=cutting.seconds, help="length of a segment (%(default)s)")
-    parser.add_argument("--max_seconds", type=float, default=cutting.max_seconds, help="at most (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=cutting.seconds, help="wished length of a segment (%(default)s)")
+    parser.add_argument("--max_seconds", type=float, default=cutting.max_seconds, help="longest segment (%(default)s)")
     parser.add_argument("--pause", type=float, default=cutting.pause, help="seconds of blanks to cut at (%(default)s)")
     add_shares(parser, default.validation_share, default.test_share, default.shard_megabytes)
     add_processes(parser)

@@ -21,8 +21,8 @@ EPILOG = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", metavar="TEXT", nargs="*", type=Path, help="UTF-8, one sentence a line; plain, .gz or .xz")
     add_dataset(parser, "its splits, each [CONFIGURATION/]SPLIT (default: train)", is_required=False)
-    parser.add_argument("--text_column", default="text", metavar="NAME", help="(%(default)s)")
-    parser.add_argument("--tokenizer", required=True, help="of the acoustic model: a folder or a name on the Hub")
+    parser.add_argument("--text_column", default="text", metavar="NAME", help="column of the text (%(default)s)")
+    parser.add_argument("--tokenizer", required=True, help="tokenizer of the acoustic model: a folder or a name on the Hub")
     add_output(parser, "file to write, .safetensors")
     parser.add_argument(
         "--unit",
@@ -30,11 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is counted (default: as the script is written, see the tokenizer)",
     )
     parser.add_argument("--order", type=int, default=5, metavar="N", help="the longest n-gram (%(default)s)")
-    parser.add_argument("--megabytes", type=float, default=8.0, metavar="MB", help="size of the file, about (%(default)s)")
     parser.add_argument(
-        "--held_out", type=float, default=0.02, metavar="SHARE", help="of the lines, for the perplexity (%(default)s)"
+        "--megabytes", type=float, default=8.0, metavar="MB", help="approximate size of the file (%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the lines held out (%(default)s)")
+    parser.add_argument(
+        "--held_out",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="share of the lines kept for the perplexity (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the lines held out (%(default)s)")
 
 
 def check(settings: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     """Options for the device and precision of a model."""
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights (%(default)s)"
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="type of the weights (%(default)s)"
     )
 
 
@@ -70,7 +70,7 @@ def add_columns(parser: argparse.ArgumentParser, *names: str) -> None:
     """The names of a data set's columns, such as --text_column."""
     for name in names:
         default = "speaker_id" if name == "speaker" else name
-        parser.add_argument(f"--{name}_column", default=default, metavar="NAME", help="(%(default)s)")
+        parser.add_argument(f"--{name}_column", default=default, metavar="NAME", help=f"column of the {name} (%(default)s)")
 
 
 def add_output(parser: argparse.ArgumentParser, what: str) -> None:
@@ -87,7 +87,11 @@ def add_shares(parser: argparse.ArgumentParser, validation: float, test: float, 
         help="share of the speech drawn for validation if the source has no splits (%(default)s)",
     )
     parser.add_argument(
-        "--test_share", type=float, default=test, metavar="SHARE", help="the same for the test split (%(default)s)"
+        "--test_share",
+        type=float,
+        default=test,
+        metavar="SHARE",
+        help="share drawn for the test split, likewise (%(default)s)",
     )
     parser.add_argument(
         "--shard_megabytes", type=int, default=megabytes, metavar="MB", help="size of a parquet file (%(default)s)"

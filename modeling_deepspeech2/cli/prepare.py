@@ -35,10 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = PreparationSettings()
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the folder or manifest")
     add_output(parser, "folder for the data set, made if need be")
-    parser.add_argument("--audio_root", type=Path, metavar="FOLDER", help="where paths start, if not at the manifest")
-    parser.add_argument("--audio_column", metavar="NAME", help="of a manifest, if it has another name than the usual ones")
-    parser.add_argument("--text_column", metavar="NAME", help="likewise")
-    parser.add_argument("--speaker_column", metavar="NAME", help="likewise")
+    parser.add_argument(
+        "--audio_root", type=Path, metavar="FOLDER", help="folder that the paths of a manifest start from (default: its own)"
+    )
+    parser.add_argument("--audio_column", metavar="NAME", help="column of the audio in a manifest, if its name is unusual")
+    parser.add_argument("--text_column", metavar="NAME", help="column of the transcripts, likewise")
+    parser.add_argument("--speaker_column", metavar="NAME", help="column of the speakers, likewise")
     add_shares(parser, default.validation_share, default.test_share, default.shard_megabytes)
     add_text_rules(parser, NUMERALS, LABEL_UNITS)
     parser.add_argument("--tokenizer", help="use this tokenizer instead of making one")

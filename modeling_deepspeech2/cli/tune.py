@@ -23,12 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_dataset(parser, "the splits to tune on, each [DATASET::][CONFIGURATION/]SPLIT; never what you test on")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for the decoder (default: the model's)")
-    parser.add_argument("--max_utterances", type=int, default=400, metavar="N", help="drawn at random; 0: all (%(default)s)")
-    parser.add_argument("--max_alpha", type=float, default=2.0, help="of the first grid (%(default)s)")
-    parser.add_argument("--max_beta", type=float, default=3.0, help="of the first grid (%(default)s)")
-    parser.add_argument("--beam_width", type=int, default=100, metavar="N", help="here and in the decoder (%(default)s)")
+    parser.add_argument("--max_utterances", type=int, default=400, metavar="N", help="draw this many; 0: all (%(default)s)")
+    parser.add_argument("--max_alpha", type=float, default=2.0, help="largest alpha of the first grid (%(default)s)")
+    parser.add_argument("--max_beta", type=float, default=3.0, help="largest beta of the first grid (%(default)s)")
+    parser.add_argument(
+        "--beam_width", type=int, default=100, metavar="N", help="prefixes kept, here and in the decoder (%(default)s)"
+    )
     parser.add_argument("--batch_size", type=int, default=16, metavar="N", help="utterances in a batch (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the utterances drawn (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the drawing (%(default)s)")
     add_columns(parser, "audio", "text")
     add_processes(parser)
 

@@ -33,7 +33,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset(parser, "the splits to check, each [CONFIGURATION/]SPLIT (default: all)")
-    parser.add_argument("--tokenizer", help="the alphabet (default: that of the training splits)")
+    parser.add_argument("--tokenizer", help="tokenizer with the alphabet (default: the characters of the training splits)")
     parser.add_argument("--model", help="take the alphabet and the stride in time of this model")
     parser.add_argument(
         "--time_stride",

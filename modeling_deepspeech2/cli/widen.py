@@ -11,7 +11,7 @@ EPILOG = """example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("--hidden_size", required=True, type=int, metavar="UNITS", help="of the wider model")
+    parser.add_argument("--hidden_size", required=True, type=int, metavar="UNITS", help="units per layer of the wider model")
     add_output(parser, "folder for the wider model")
 
 
