@@ -34,7 +34,7 @@ def write_card(folder: Path, project: dict, **settings: str) -> None:
         tags=["automatic-speech-recognition"],
         **settings,
     )
-    text = f"# Deep Speech 2\n\n{project['description']}\n\nThe code is [here]({project['urls']['Homepage']}).\n"
+    text = f"# Deep Speech 2\n\n{project['description']}\n\nIt implements [this paper]({project['urls']['Paper']}).\n"
     SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
 
 
