@@ -2,7 +2,8 @@
 
     python examples/leaderboard.py checkpoints/deepspeech2-english demo/speech english test
 
-The leaderboard's script for transformers makes the same calls; it needs one more line, `import modeling_deepspeech2`.
+The leaderboard's own script, `transformers/run_eval.py`, makes the same calls; it needs a GPU and one more line, `import
+modeling_deepspeech2`.
 """
 
 import sys
@@ -27,12 +28,10 @@ def recognize(model: torch.nn.Module, processor, waveforms: list[np.ndarray]) ->
         padding="longest",
         return_tensors="pt",
         return_attention_mask=True,
-    ).to(model.device)
-    name = processor.model_input_names[0]
-    inputs[name] = inputs[name].to(model.dtype)
+    ).to(model.device, dtype=model.dtype)
     with torch.no_grad():
         ids = model(**inputs).logits.argmax(-1)
-    return processor.batch_decode(ids, skip_special_tokens=True)
+    return processor.batch_decode(ids)
 
 
 def main(name: str, dataset: str, configuration: str, split: str, batch_size: int = 16) -> None:
