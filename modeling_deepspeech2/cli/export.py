@@ -46,7 +46,7 @@ def run(settings: argparse.Namespace) -> int:
     export(model, processor, settings.output, settings.live, decoder, settings.model, splits, settings.push_to_hub)
     print(f"The model is in {settings.output}.")
     if settings.push_to_hub:
-        from ..training.publishing import push_repository
+        from ..training.publishing import push_folder
 
-        print("Published:", push_repository(settings.output, settings.push_to_hub))
+        print("Published:", push_folder(settings.output, settings.push_to_hub, content="exported model and card"))
     return 0

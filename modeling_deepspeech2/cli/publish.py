@@ -12,7 +12,8 @@ from .options import add_model
 EPILOG = """examples:
   deepspeech2 publish --model checkpoints/deepspeech2-english --output english
   deepspeech2 publish --model runs/mine --dtype float16 --output small
-  deepspeech2 publish --model small --hub_model_id me/my-model"""
+  deepspeech2 publish --model small --hub_model_id me/my-model
+  deepspeech2 publish --model me/my-model --hub_model_id us/our-model --private"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,15 +33,13 @@ def run(settings: argparse.Namespace) -> int:
     import tempfile
 
     from ..errors import UserError
-    from ..training.publishing import publish, push_repository, release
+    from ..training.publishing import local_folder, publish, push_repository, release
 
-    model = Path(settings.model)
-    if not (model / "model.safetensors").is_file():
-        raise UserError(f"--model: there is no finished model in {model} (found no model.safetensors).")
     if settings.output is None and settings.hub_model_id is None:
         raise UserError("nothing to do: give --output, --hub_model_id or both.")
     if settings.output is not None and settings.output.exists():
         raise UserError(f"--output: {settings.output} is there already; name a new folder.")
+    model = local_folder(settings.model)
     with tempfile.TemporaryDirectory() as folder:
         output = settings.output or Path(folder) / "model"
         (release if settings.dtype == "float16" else publish)(model, output)

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import httpx
 
@@ -59,15 +59,27 @@ def push_repository(folder: Path, hub_model_id: str, private: bool | None = None
     Raises:
         UserError: see `open_repository` and `publish`.
     """
-    repository = open_repository(hub_model_id, private, token)
     with tempfile.TemporaryDirectory() as temporary:
         publish(folder, Path(temporary) / "model")
-        commit = HfApi(token=token).upload_folder(
-            repo_id=repository,
-            folder_path=Path(temporary) / "model",
-            delete_patterns="*.py",  # modules of an earlier version
-            commit_message="Deep Speech 2: model, processor, code and card",
-        )
+        return push_folder(Path(temporary) / "model", hub_model_id, private, token, "model, processor, code and card")
+
+
+def push_folder(
+    folder: Path, hub_model_id: str, private: bool | None = None, token: str | None = None, content: str = "all files"
+) -> str:
+    """Uploads all that is in `folder`; see `push_repository` for the other arguments and what is returned.
+
+    Raises:
+        UserError: see `open_repository`, or a file holds an access token.
+    """
+    for file in folder.rglob("*"):
+        _refuse_token(file)
+    commit = HfApi(token=token).upload_folder(
+        repo_id=open_repository(hub_model_id, private, token),
+        folder_path=folder,
+        delete_patterns="*.py",  # modules of an earlier version
+        commit_message=f"Deep Speech 2: {content}",
+    )
     return commit.repo_url
 
 
@@ -87,6 +99,23 @@ def open_repository(hub_model_id: str, private: bool | None = None, token: str |
         raise UserError(f"The Hub does not take {hub_model_id}: {_first_line(error)}") from error
 
 
+def local_folder(name: str) -> Path:
+    """The folder of a finished model; if `name` is that of a Hub repository, its files are downloaded.
+
+    Raises:
+        UserError: there is no such folder or repository, or no model in it.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=[*MODEL_FILES, *CARD_FILES]))
+        except (HFValidationError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+            raise UserError(f"There is no folder {name}, and no such model on the Hub: {_first_line(error)}") from error
+    if not (folder / "config.json").is_file() or not list(folder.glob("model*.safetensors")):
+        raise UserError(f"There is no finished model in {name} (found no config.json with model.safetensors).")
+    return folder
+
+
 def publish(folder: Path, output: Path) -> None:
     """Copies the files of a model into a new folder, with the code that runs it anywhere, and nothing else.
 
@@ -95,8 +124,7 @@ def publish(folder: Path, output: Path) -> None:
     """
     files = [file for pattern in (*MODEL_FILES, *CARD_FILES) for file in sorted(folder.glob(pattern)) if file.is_file()]
     for file in files:
-        if file.suffix in (".json", ".md"):
-            _refuse_token(file)
+        _refuse_token(file)
     output.mkdir(parents=True)
     for file in files:
         shutil.copyfile(file, output / file.name)
@@ -104,6 +132,8 @@ def publish(folder: Path, output: Path) -> None:
 
 
 def _refuse_token(file: Path) -> None:
+    if file.suffix not in (".json", ".md"):
+        return
     content, own = file.read_text(encoding="utf-8"), get_token()
     if _TOKEN.search(content) or (own and own in content):
         raise UserError(f"{file.name} holds an access token of the Hub: take it out before publishing, and revoke it.")

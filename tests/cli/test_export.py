@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from hub_server import TOKEN, HubServer
 
 from modeling_deepspeech2.cli.main import main
 from modeling_deepspeech2.training.publishing import save_repository
@@ -53,12 +54,15 @@ def test_a_decoder_beside_the_model_comes_along(tmp_path, tiny_model_with_decode
 
 
 def test_the_folder_goes_to_a_repository_of_its_own(tmp_path, tiny_model_folder, monkeypatch):
-    """What an upload does is tested with the publishing; here, what is uploaded, and where to."""
-    uploads = []
-    monkeypatch.setattr("modeling_deepspeech2.training.publishing.push_repository", lambda *given: uploads.append(given))
+    """All that was exported, with its graphs, and nothing else."""
     output = tmp_path / "out"
-    assert main(["export", str(tiny_model_folder), str(output), "--push_to_hub", "tester/tiny-onnx"]) == 0
-    assert uploads == [(output, "tester/tiny-onnx")]
+    with HubServer() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        assert main(["export", str(tiny_model_folder), str(output), "--push_to_hub", "tester/tiny-onnx"]) == 0
+        files = {path.relative_to(output).as_posix(): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+        assert hub.files("tester/tiny-onnx") == files and "onnx/model.onnx" in files
     assert '"tester/tiny-onnx"' in (output / "README.md").read_text(encoding="utf-8")
 
 

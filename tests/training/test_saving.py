@@ -21,46 +21,58 @@ from modeling_deepspeech2.training.publishing import publish
 
 
 TASK = "automatic-speech-recognition"
-FOLDERS = ["parts", "pipeline", "trainer", "published"]
+KINDS = ["parts", "pipeline", "trainer"]  # what each writer leaves in folders and on the Hub
+FOLDERS = [*KINDS, *(f"stranger_{kind}" for kind in KINDS), "published"]
 REPOSITORIES = [
-    "parts", "pipeline", "trainer", "uploaded", "while_saving", "pipeline_while_saving", "private", "private_published",
+    *KINDS, "while_saving", "pipeline_while_saving", "private", *(f"stranger_{kind}" for kind in KINDS),
+    "stranger_while_saving", "stranger_pipeline_while_saving", "stranger_private", "uploaded", "private_published", "copied",
 ]  # fmt: skip
 
 WRITER = """
-import subprocess, sys
+import sys
 from pathlib import Path
-from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
-from modeling_deepspeech2.training.publishing import push_repository
-from transformers import Trainer, TrainingArguments, pipeline
+from transformers import AutoModelForCTC, AutoProcessor, Trainer, TrainingArguments, pipeline
 source, output = sys.argv[1], Path(sys.argv[2])
-model, processor = DeepSpeech2ForCTC.from_pretrained(source), DeepSpeech2Processor.from_pretrained(source)
-decoder = CTCBeamSearchDecoder.from_pretrained(source, processor.tokenizer)
-recognizer = pipeline("automatic-speech-recognition", model=source)
+TRUST = {"trust_remote_code": True} if trust else {}
+prefix = "stranger_" if trust else ""
+model, processor = (auto.from_pretrained(source, **TRUST) for auto in (AutoModelForCTC, AutoProcessor))
+recognizer = pipeline("automatic-speech-recognition", model=source, **TRUST)
+decoder = recognizer.decoder
 for part in (model, processor, decoder):
-    part.save_pretrained(output / "parts")
-    part.push_to_hub("tester/parts")
-    part.push_to_hub("tester/private", private=True)
+    part.save_pretrained(output / f"{prefix}parts")
+    part.push_to_hub(f"tester/{prefix}parts")
+    part.push_to_hub(f"tester/{prefix}private", private=True)
 for part in (model, processor):
-    part.save_pretrained(str(output / "while_saving"), push_to_hub=True, repo_id="tester/while_saving")
-decoder.push_to_hub("tester/while_saving")
-recognizer.save_pretrained(output / "pipeline")
-recognizer.push_to_hub("tester/pipeline")
-recognizer.save_pretrained(output / "pushed", push_to_hub=True, repo_id="tester/pipeline_while_saving")
+    part.save_pretrained(str(output / f"{prefix}while_saving"), push_to_hub=True, repo_id=f"tester/{prefix}while_saving")
+decoder.push_to_hub(f"tester/{prefix}while_saving")
+recognizer.save_pretrained(output / f"{prefix}pipeline")
+recognizer.push_to_hub(f"tester/{prefix}pipeline")
+name = f"{prefix}pipeline_while_saving"
+recognizer.save_pretrained(output / name, push_to_hub=True, repo_id=f"tester/{name}")
+name = f"{prefix}trainer"
 settings = TrainingArguments(
-    str(output / "trainer"), push_to_hub=True, hub_model_id="tester/trainer", report_to="none", use_cpu=True
+    str(output / name), push_to_hub=True, hub_model_id=f"tester/{name}", report_to="none", use_cpu=True
 )
 trainer = Trainer(model, settings, processing_class=processor)
 trainer.save_model()
 trainer.push_to_hub()
-decoder.save_pretrained(output / "trainer")
-decoder.push_to_hub("tester/trainer")
-print(push_repository(Path(source), "tester/private_published", private=True))
+decoder.save_pretrained(output / f"{prefix}trainer")
+decoder.push_to_hub(f"tester/{prefix}trainer")
+"""
+# The command-line tools, and this package's own publishing: of a folder, and of a repository named as on the Hub.
+TOOLS = """
+import subprocess
+from modeling_deepspeech2.cli.main import main
+from modeling_deepspeech2.training.publishing import push_repository
+push_repository(Path(source), "tester/private_published", private=True)
 subprocess.run(["hf", "upload", "tester/uploaded", str(output / "parts"), "."], check=True, stdout=subprocess.DEVNULL)
+assert main(["publish", "--model", "tester/parts", "--hub_model_id", "tester/copied"]) == 0
 """
 
 READER = """
 import hashlib, json, sys
 import numpy as np, torch
+from huggingface_hub import model_info
 from transformers import AutoModelForCTC, AutoProcessor, pipeline
 names, waveform, cache, output = json.loads(sys.argv[1]), np.load(sys.argv[2]), sys.argv[3], sys.argv[4]
 TRUST = {"trust_remote_code": True} if trust else {}
@@ -68,7 +80,10 @@ TASK = "automatic-speech-recognition"
 
 def read(name):
     # A private repository: its token and another cache must reach the decoder, too.
-    hub, model_kwargs = ({"token": "hf_dummy"}, {"cache_dir": cache}) if "private" in name else ({}, {})
+    hub, model_kwargs = {}, {}
+    if "private" in name:
+        hub, model_kwargs = {"token": "hf_dummy"}, {"cache_dir": cache}
+        hub["revision"] = model_info(name, **hub).sha
     recognizer = pipeline(TASK, name, **TRUST, **hub, model_kwargs=model_kwargs)
     assert type(recognizer).__name__ == "DeepSpeech2Pipeline", type(recognizer)
     found = {"decoder": recognizer(waveform)["text"]}
@@ -97,9 +112,9 @@ assert pipeline(model=names[0], **TRUST).decoder is not None  # the task is know
 assert without.decoder is None and without(waveform)["text"] == found["again"]["best path"]
 json.dump(found, open(output, "w"))
 """
-BY_PACKAGE = "import modeling_deepspeech2\ntrust = False\n" + READER
+BY_PACKAGE = "import modeling_deepspeech2\ntrust = False\n"
 # As where the package is not installed: `-I` leaves the current folder and PYTHONPATH out, None hides an installation.
-BY_REMOTE_CODE = "import sys\nsys.modules['modeling_deepspeech2'] = None\ntrust = True\n" + READER
+BY_REMOTE_CODE = "import sys\nsys.modules['modeling_deepspeech2'] = None\ntrust = True\n"
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +127,9 @@ def hub() -> Iterator[HubServer]:
 def written(hub, tiny_model_with_decoder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     environment = hub.environment(folder / "home") | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = [sys.executable, "-c", WRITER, str(tiny_model_with_decoder), str(folder)]
-    subprocess.run(command, check=True, env=environment, timeout=300)
+    for flags, code in (([], BY_PACKAGE + WRITER + TOOLS), (["-I"], BY_REMOTE_CODE + WRITER)):
+        command = [sys.executable, *flags, "-c", code, str(tiny_model_with_decoder), str(folder)]
+        subprocess.run(command, check=True, env=environment, timeout=300, cwd=folder)
     publish(tiny_model_with_decoder, folder / "published")
     return folder
 
@@ -134,12 +150,16 @@ def test_whatever_was_written_can_be_read(hub, written, expected, clips, tmp_pat
     environment = {name: value for name, value in hub.environment(tmp_path / "home").items() if name != "HF_TOKEN"}
     flags = ["-I"] if code is BY_REMOTE_CODE else []
     arguments = [json.dumps(names), tmp_path / "waveform.npy", tmp_path / "cache", tmp_path / "found.json"]
-    command = [sys.executable, *flags, "-c", code, *map(str, arguments)]
+    command = [sys.executable, *flags, "-c", code + READER, *map(str, arguments)]
+    before = len(hub.requests)
     subprocess.run(command, check=True, env=environment, timeout=300, cwd=tmp_path)
     found = json.loads((tmp_path / "found.json").read_text())
     assert set(found) == {*names, "again"}
     logits = {cell.pop("logits") for cell in found.values()}
     assert len(logits) == 1 and all(cell == expected for cell in found.values())
+    commit = hub.repos["model", "tester/private"].sha  # `revision` has reached the decoder, too
+    for file in ("config.json", "decoder_config.json", "language_model.safetensors"):
+        assert f"HEAD /tester/private/resolve/{commit}/{file} 200" in hub.requests[before:]
 
 
 def test_what_travels_is_the_model_and_the_closure_of_its_code(hub, written):
