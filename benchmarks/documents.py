@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
 
 
@@ -61,25 +63,31 @@ def searched(figures: dict[str, Any]) -> dict[str, float]:
     return (own or [figures["decoders"][BEST_PATH]])[0]
 
 
+def training_hours(folder: Path) -> float:
+    """Hours of speech: those that the run recorded, or for models older than the record those that the card names."""
+    if (folder / "run.json").is_file():
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))["data"]["train"]["hours"]
+    (hours,) = re.findall(r"on ([\d.]+) hours of speech", (folder / "README.md").read_text(encoding="utf-8"))
+    return float(hours)
+
+
 def models() -> list[str]:
     """The README's table: a line for each checkpoint, on the largest of its test splits."""
     rows = []
     for folder in checkpoints():
-        card = (folder / "README.md").read_text(encoding="utf-8")
+        card = ModelCard.load(folder / "README.md").data
+        config = DeepSpeech2Config.from_pretrained(folder)
         split, figures = max(results(folder).items(), key=lambda item: item[1]["hours"])
         best, greedy = searched(figures), figures["decoders"][BEST_PATH]
         wer, cer = (f"{best[rate]:.1%} ({greedy[rate]:.1%})" for rate in ("wer", "cer"))
-        size = DeepSpeech2ForCTC(DeepSpeech2Config.from_pretrained(folder)).num_parameters()
-        (hours,) = re.findall(r"on ([\d.]+) hours of speech", card)
-        ahead = re.findall(r"sees ([\d.]+ s) ahead", card)
-        licence = re.search(r"^license: (.*)$", card, re.MULTILINE)
-        language = re.search(r"^language: (\w+)", card, re.MULTILINE)
+        size = DeepSpeech2ForCTC(config).num_parameters()
+        ahead = config.lookahead * config.inputs_to_logits_ratio / config.sampling_rate  # seconds
         name = folder.name.removeprefix("deepspeech2-")
         rows.append(
-            f"| [{name}](checkpoints/{folder.name}/README.md) | {size / 1e6:.1f} M | {float(hours):.1f} h | "
-            f"{split.partition('/')[0]} | {'–' if language and language[1] in WITHOUT_SPACES else wer} | {cer} | "
-            f"{ahead[0] + ' ahead' if ahead else '–'} | "
-            f"{licence[1] if licence and licence[1] != 'other' else 'by corpus, see card'} |"
+            f"| [{name}](checkpoints/{folder.name}/README.md) | {size / 1e6:.1f} M | {training_hours(folder):.1f} h | "
+            f"{split.partition('/')[0]} | {'–' if card.language in WITHOUT_SPACES else wer} | {cer} | "
+            f"{'–' if config.bidirectional else f'{ahead:.2f} s ahead'} | "
+            f"{'by corpus, see card' if card.license == 'other' else card.license} |"
         )
     return MODELS_HEAD + rows
 
