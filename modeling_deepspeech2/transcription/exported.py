@@ -16,7 +16,7 @@ import numpy as np
 
 from ..decoder_settings import DECODER_CONFIG
 from ..errors import UserError
-from ..hypotheses import Decoder, Hypothesis
+from ..hypotheses import NO_CALIBRATION, Decoder, Hypothesis
 from ..recognition import Recognition
 from ..search_decoder import SearchDecoder
 from ..spelling import Spelling
@@ -82,7 +82,8 @@ class ExportedModel:
                 json.loads((self.folder / file).read_text(encoding="utf-8"))
                 for file in ("config.json", "tokenizer_config.json", "vocab.json")
             )
-            self.config = SimpleNamespace(vocab_size=config["vocab_size"], **config["deepspeech2"])
+            own = {"word_confidence": NO_CALIBRATION} | config["deepspeech2"]  # exported before there was one
+            self.config = SimpleNamespace(vocab_size=config["vocab_size"], **own)
             self.tokenizer = ExportedTokenizer(settings, vocabulary)
             self.sampling_rate: int = self.config.sampling_rate
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
