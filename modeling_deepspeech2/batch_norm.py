@@ -190,6 +190,7 @@ def _(
     return torch.empty_like(rows)
 
 
+@torch.no_grad()
 def global_statistics(rows: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Number of the rows of all processes, shape (1,), their mean and 1 / sqrt(variance + eps)."""
     mean, inverse_deviation = row_statistics(rows, eps)
@@ -210,25 +211,25 @@ def variance_of(inverse_deviation: Tensor, eps: float) -> Tensor:
 
 
 class _NormalizeRows(torch.autograd.Function):
-    """y = weight · (x − mean) / sqrt(var + eps) + bias, with the statistics of all rows of all processes."""
+    """y = weight · (x − mean) / sqrt(var + eps) + bias, with the `global_statistics` of x, through which gradients flow."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor, eps: float):
-        count, mean, inverse_deviation = global_statistics(rows, eps)
+    def forward(
+        ctx, rows: Tensor, weight: Tensor, bias: Tensor, count: Tensor, mean: Tensor, inverse_deviation: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(rows, weight, mean, inverse_deviation, count)
-        ctx.mark_non_differentiable(mean, inverse_deviation, count)
-        return normalize_rows(rows, weight, bias, mean, inverse_deviation), mean, inverse_deviation, count
+        return normalize_rows(rows, weight, bias, mean, inverse_deviation)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor, *_):
+    def backward(ctx, grad: Tensor):
         rows, weight, mean, inverse_deviation, count = ctx.saved_tensors
         own = gradient_sums(grad, rows, mean, inverse_deviation)
         # Each process keeps its own share of the parameters' gradients (data parallelism adds them up), but the
         # gradient of a row depends on the sums over all rows, wherever they are.
         total, weighted = sum_over_ranks(*own)
         grad_rows = gradient_of_rows(grad, rows, weight, mean, inverse_deviation, total, weighted, count.clamp(min=1))
-        return grad_rows, own[1] * inverse_deviation, own[0], None
+        return grad_rows, own[1] * inverse_deviation, own[0], None, None, None
 
 
 class SpeechBatchNorm(nn.Module):
@@ -256,9 +257,9 @@ class SpeechBatchNorm(nn.Module):
             scale, shift = self.scale_and_shift()
             return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype))
         weight, bias = self.weight.to(rows.dtype), self.bias.to(rows.dtype)
-        normalized, mean, inverse_deviation, count = _NormalizeRows.apply(rows, weight, bias, self.eps)
+        count, mean, inverse_deviation = global_statistics(rows, self.eps)
         self._update(mean, variance_of(inverse_deviation, self.eps), count)
-        return normalized
+        return _NormalizeRows.apply(rows, weight, bias, count, mean, inverse_deviation)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:

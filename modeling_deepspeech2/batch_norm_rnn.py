@@ -2,7 +2,7 @@
 
 The layer takes a padded batch of frames with the utterances' lengths and returns hidden states that are zero in the padding.
 Internally it works on packed rows of valid frames: one product W·x for all frames and both directions, BatchNorm over the
-rows, then a loop over time with one product U·h per step for both directions (`recurrent_units.py`).
+rows, then a loop over time with one product U·h per step for both directions (`recurrent_units.py`, `recurrence.py`).
 """
 
 import math
@@ -10,78 +10,13 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from .batch_norm import SpeechBatchNorm, SumOverRanks, is_recomputed
+from .folded_rnn import FoldedRNN
 from .packed_frames import PackedFrames, take_rows
+from .recurrence import Recurrence, choose, full_precision
 from .recurrent_units import UNITS, Activation
-
-
-BLOCK_ROWS = 1024  # rows that are added at a time: they stay in the cache
-
-
-def _by_direction(rows: Tensor, directions: tuple[int, ...], frames: PackedFrames) -> Tensor:
-    """(rows, one or two sides, width) -> a new tensor (directions, rows, width), the second direction mirrored"""
-    both = rows.new_empty(len(directions), len(rows), rows.shape[2])
-    for result, direction in zip(both, directions):
-        if direction == 0:
-            result.copy_(rows[:, 0])
-        else:
-            torch.index_select(rows[:, -1], 0, frames.mirror, out=result)
-    return both
-
-
-def _sum_of_directions(both: Tensor, directions: tuple[int, ...], frames: PackedFrames) -> Tensor:
-    """(directions, rows, width) -> (rows, width), written over the first direction"""
-    if directions == (1,):
-        return both[0].index_select(0, frames.mirror)
-    if directions == (0, 1):
-        for rows, mirror in zip(both[0].split(BLOCK_ROWS), frames.mirror.split(BLOCK_ROWS)):
-            rows += both[1].index_select(0, mirror)
-    return both[0]
-
-
-class _Recurrence(torch.autograd.Function):
-    """BN(W·x), (rows, input directions, gates · hidden), -> the sum of the directions' states, (rows, hidden)
-
-    `weight` is U of the `directions`: (0,), (1,) or both.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        projected: Tensor,
-        weight: Tensor,
-        frames: PackedFrames,
-        activation: Activation,
-        rnn_type: str,
-        directions: tuple[int, ...],
-    ) -> Tensor:
-        inputs = _by_direction(projected, directions, frames)
-        states, *kept = UNITS[rnn_type].forward(inputs, weight, frames, activation)
-        ctx.save_for_backward(weight, states, *kept)
-        ctx.frames, ctx.activation, ctx.rnn_type, ctx.directions = frames, activation, rnn_type, directions
-        ctx.input_directions = projected.shape[1]
-        own = states[0] if directions[0] == 0 else states[0].index_select(0, frames.mirror)
-        return own + states[1].index_select(0, frames.mirror) if len(directions) == 2 else own.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        weight, *kept = ctx.saved_tensors
-        # In full precision, also where `backward()` is called under autocast.
-        with torch.autocast(grad.device.type, enabled=False):
-            grad_states = _by_direction(grad[:, None], ctx.directions, ctx.frames)
-            grad_inputs, grad_weight = UNITS[ctx.rnn_type].backward(grad_states, weight, ctx.frames, ctx.activation, *kept)
-            if ctx.input_directions == 1:
-                grad_projected = _sum_of_directions(grad_inputs, ctx.directions, ctx.frames)[:, None]
-            else:
-                grad_projected = grad_inputs.new_zeros(grad_inputs.shape[1], 2, grad_inputs.shape[2])
-                for rows, direction in zip(grad_inputs, ctx.directions):
-                    side = rows if direction == 0 else rows.index_select(0, ctx.frames.mirror)
-                    grad_projected[:, direction] = side
-        return grad_projected, grad_weight, None, None, None, None
 
 
 class BatchNormRNN(nn.Module):
@@ -148,19 +83,27 @@ class BatchNormRNN(nn.Module):
             projected = self._project(rows, weight).unflatten(1, (len(self.weight_ih), -1))
             # In half precision errors would add up from step to step.
             dtype = torch.promote_types(projected.dtype, torch.float32)
-            with torch.autocast(inputs.device.type, enabled=False):
+            product_dtype = self._product_dtype(inputs.device, dtype)
+            with full_precision(inputs.device):
                 own = self._own_directions()
-                states = _Recurrence.apply(
+                states = Recurrence.apply(
                     projected.to(dtype),
                     self.weight_hh[own[0] : own[-1] + 1].to(dtype),
                     frames,
                     self.activation,
                     self.rnn_type,
                     own,
+                    product_dtype,
                 )
                 if len(own) < self.directions:
                     (states,) = SumOverRanks.apply(self.group, states)
         return frames.unpack(states.to(weight.dtype))
+
+    def _product_dtype(self, device: torch.device, dtype: torch.dtype) -> torch.dtype:
+        """For the gradient of U, one product after all steps: on a GPU rounded as autocast rounds the other products."""
+        if device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+            return torch.bfloat16 if torch.get_autocast_dtype("cuda") == torch.bfloat16 else dtype
+        return dtype
 
     def _own_directions(self) -> tuple[int, ...]:
         """Both directions, unless the two processes of a group divide them in training."""
@@ -169,9 +112,15 @@ class BatchNormRNN(nn.Module):
         return (self.group.rank(),)
 
     def _has_stock_kernel(self, rows: Tensor) -> bool:
-        """cuDNN runs tanh units fastest; on a CPU torch's own kernel is slower than ours."""
-        is_whole = len(self._own_directions()) == self.directions
-        return rows.is_cuda and self.activation.clip is None and self.batch_norm != "step" and is_whole
+        """Whether this layer runs on cuDNN."""
+        own = len(self._own_directions())
+        may_fold = own == self.directions and self.batch_norm != "step"
+        way, *_ = choose(rows.device, torch.float32, self.activation.clip, self.weight_hh.shape[2], own, may_fold)
+        return way == "stock"
+
+    def fold(self) -> FoldedRNN:
+        """The same layer for inference, with the running averages folded into W and b."""
+        return FoldedRNN(self)
 
     def _run_stock_kernel(self, rows: Tensor, frames: PackedFrames) -> Tensor:
         """Rows -> states, (rows, hidden): the statistics of W·x, found from those of x, are folded into W and b.
@@ -179,7 +128,7 @@ class BatchNormRNN(nn.Module):
         mean(W·x) = W·mean(x) and var(W·x)_i = w_i·Cov(x)·w_i, so that gradients reach W and x through the fold.
         """
         dtype = torch.promote_types(rows.dtype, torch.float32)
-        with torch.autocast(rows.device.type, enabled=False):
+        with full_precision(rows.device):
             rows, weight = rows.to(dtype), self.weight_ih.flatten(0, 1).to(dtype)
             if self.batch_norm == "off":
                 bias = self.bias.to(dtype)
@@ -195,11 +144,11 @@ class BatchNormRNN(nn.Module):
                 own = slice(place * width, (place + 1) * width)
                 no_bias = torch.zeros_like(bias[own])
                 parameters += [weight[own], self.weight_hh[direction].to(dtype), bias[own], no_bias]
-            start = rows.new_zeros(self.directions, frames.steps[0][1], self.weight_hh.shape[2])
-            batch_sizes = torch.tensor([end - start for start, end in frames.steps])
+            start = rows.new_zeros(self.directions, int(frames.batch_sizes[0]), self.weight_hh.shape[2])
             unit = UNITS[self.rnn_type]
             state = (start, start) if unit.states == 2 else start
-            output = unit.stock_kernel(rows, batch_sizes, state, parameters, True, 1, 0.0, True, self.directions == 2)[0]
+            options = True, 1, 0.0, True, self.directions == 2  # biases, layers, dropout, training, bidirectional
+            output = unit.stock_kernel(rows, frames.batch_sizes, state, parameters, *options)[0]
             return output.unflatten(1, (self.directions, -1)).sum(1)
 
     def _project(self, rows: Tensor, weight: Tensor) -> Tensor:
@@ -222,7 +171,7 @@ class BatchNormRNN(nn.Module):
                 inputs = take_rows(inputs, frames.mirror)
             state = tuple(inputs.new_zeros(frames.batch_size, hidden) for _ in range(unit.states))
             states = [inputs[:0, :hidden]]
-            for step in inputs.split([end - start for start, end in frames.steps]):
+            for step in inputs.split(frames.batch_sizes.tolist()):
                 state = tuple(part[: len(step)] for part in state)
                 state = unit.step(
                     self.activation,

@@ -1,22 +1,29 @@
 """A recurrent layer for inference: BatchNorm is folded into W and b, and the state is carried from call to call."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .batch_norm_rnn import BatchNormRNN
 from .packed_frames import PackedFrames, take_rows
+from .recurrence import Recurrence, choose
 from .recurrent_units import UNITS, Activation
+
+
+if TYPE_CHECKING:
+    from .batch_norm_rnn import BatchNormRNN
 
 
 class FoldedRNN(nn.Module):
     """A layer at inference: the running averages folded into W and b once, the state carried from call to call.
 
     GRU and LSTM units with tanh become torch's own layers and their fused kernels; their formulas are the same. All others
-    step by `nn.Linear`, so that `torch.ao.quantization.quantize_dynamic` can quantise either kind.
+    step by `nn.Linear`, so that `torch.ao.quantization.quantize_dynamic` can quantise either kind; on a GPU whole utterances
+    run in the kernel of the training.
     """
 
-    def __init__(self, layer: BatchNormRNN):
+    def __init__(self, layer: "BatchNormRNN"):
         super().__init__()
         self.directions = nn.ModuleList(_fold_direction(layer, direction) for direction in range(layer.directions))
 
@@ -25,12 +32,29 @@ class FoldedRNN(nn.Module):
         rows = frames.pack(inputs)
         if len(rows) == 0:
             return inputs.new_zeros(*inputs.shape[:2], self.directions[0].hidden_size)
-        batch_sizes = torch.tensor([end - start for start, end in frames.steps])
-        output = self.directions[0](PackedSequence(rows, batch_sizes))[0].data
+        if self._has_kernel(rows):
+            return frames.unpack(self._run_kernel(rows, frames))
+        output = self.directions[0](PackedSequence(rows, frames.batch_sizes))[0].data
         if len(self.directions) == 2:
-            mirrored = PackedSequence(take_rows(rows, frames.mirror), batch_sizes)
+            mirrored = PackedSequence(take_rows(rows, frames.mirror), frames.batch_sizes)
             output = output + take_rows(self.directions[1](mirrored)[0].data, frames.mirror)
         return frames.unpack(output)
+
+    def _has_kernel(self, rows: Tensor) -> bool:
+        layer = self.directions[0]
+        if not isinstance(layer, SteppedRNN):
+            return False
+        choice = choose(rows.device, torch.float32, layer.activation.clip, layer.hidden_size, len(self.directions))
+        return choice.way != "plain"
+
+    def _run_kernel(self, rows: Tensor, frames: PackedFrames) -> Tensor:
+        layers = list(self.directions)
+        projected = torch.stack([layer.input(rows) for layer in layers], dim=1).float()
+        weight = torch.stack([layer.recurrent.weight for layer in layers]).float()
+        own = tuple(range(len(layers)))
+        first = layers[0]
+        states = Recurrence.apply(projected, weight, frames, first.activation, first.rnn_type, own, torch.float32)
+        return states.to(rows.dtype)
 
     def step(self, inputs: Tensor, state: Tensor | tuple[Tensor, ...] | None = None) -> tuple[Tensor, Tensor | tuple]:
         """Goes on from a state: (batch, time, input_size) -> (batch, time, hidden_size) and the next state."""
@@ -45,7 +69,8 @@ class SteppedRNN(nn.Module):
 
     def __init__(self, rnn_type: str, activation: Activation, input_size: int, hidden_size: int):
         super().__init__()
-        self.unit, self.activation, self.hidden_size = UNITS[rnn_type], activation, hidden_size
+        self.rnn_type, self.unit = rnn_type, UNITS[rnn_type]
+        self.activation, self.hidden_size = activation, hidden_size
         self.input = nn.Linear(input_size, self.unit.gates * hidden_size)
         self.recurrent = nn.Linear(hidden_size, self.unit.gates * hidden_size, bias=False)
 
@@ -69,7 +94,7 @@ class SteppedRNN(nn.Module):
 
 
 @torch.no_grad()
-def _fold_direction(layer: BatchNormRNN, direction: int) -> nn.Module:
+def _fold_direction(layer: "BatchNormRNN", direction: int) -> nn.Module:
     place = layer.input_direction(direction)
     weight_ih, weight_hh = layer.weight_ih[place], layer.weight_hh[direction]
     width, hidden_size = weight_hh.shape

@@ -94,7 +94,7 @@ class DeepSpeech2ConvolutionLayer(nn.Module):
         in_phases = self.training and hidden_states.device.type == "cpu" and max(self.stride) > 1 and is_plain
         outputs = convolve_phases(hidden_states, self.conv) if in_phases else self.conv(hidden_states)
         outputs = outputs.permute(0, 2, 3, 1)  # a frame's values together: frames become rows
-        frames = PackedFrames(self.output_length(lengths), outputs.shape[1])
+        frames = PackedFrames(self.output_length(lengths), outputs.shape[1], outputs.device)
         rows = frames.pack(outputs)
         if self.norm is not None:
             rows = self.norm(rows.flatten(0, 1)).view(rows.shape).to(rows.dtype)
@@ -233,7 +233,7 @@ class DeepSpeech2PreTrainedModel(PreTrainedModel):
                 module.norm.fold_into(module.linear)
                 module.norm = None
             elif isinstance(module, DeepSpeech2RecurrentLayer) and not module.is_folded:
-                module.rnn = FoldedRNN(module.rnn)
+                module.rnn = module.rnn.fold()
         return model
 
     def output_lengths(self, lengths: Tensor | int) -> Tensor | int:
@@ -277,7 +277,7 @@ class DeepSpeech2Model(DeepSpeech2PreTrainedModel):
             `last_hidden_state` of shape (batch, output frames, hidden_size), zero in the padding.
         """
         lengths = frame_lengths(input_features, attention_mask)
-        valid = torch.arange(input_features.shape[1], device=lengths.device) < lengths[:, None]
+        valid = (torch.arange(input_features.shape[1], device=lengths.device) < lengths[:, None]).to(input_features.device)
         # Not a product with the mask: 0 · NaN is NaN.
         hidden_states = input_features.masked_fill(~valid[..., None], 0.0).to(self.dtype)
         if self.config.conv_type == "2d":
@@ -338,7 +338,7 @@ class DeepSpeech2ForCTC(DeepSpeech2PreTrainedModel):
         """
         outputs = self.deepspeech2(input_features, attention_mask, **kwargs)
         logits = self._logits(outputs.last_hidden_state)
-        lengths = self.output_lengths(frame_lengths(input_features, attention_mask))
+        lengths = self.output_lengths(frame_lengths(input_features, attention_mask)).to(logits.device)
         padding = torch.arange(logits.shape[1], device=lengths.device) >= lengths[:, None]
         blank = F.one_hot(logits.new_tensor(self.config.pad_token_id, dtype=torch.long), logits.shape[2]).bool()
         logits = logits.masked_fill(padding[..., None] & ~blank, IMPOSSIBLE).masked_fill(padding[..., None] & blank, 0.0)

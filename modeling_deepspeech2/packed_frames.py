@@ -6,6 +6,7 @@ Everything between the convolutions and the loss works on rows, so that padding 
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -46,32 +47,49 @@ def put_rows(values: Tensor, rows: Tensor, size: int) -> Tensor:
 class PackedFrames:
     """Where the valid frames of a padded batch stand when they are packed: time by time, longest utterance first.
 
+    All of it is found on the CPU, so that nothing waits for a GPU; only the indices go there.
+
     Args:
-        lengths: valid frames of each utterance, shape (batch,); zero is allowed, any order too.
+        lengths: valid frames of each utterance, shape (batch,); zero is allowed, any order too. Lengths on a GPU are
+            copied to the CPU, which waits until they are there.
         num_frames: frames of the padded batch.
+        device: where the frames are; by default where `lengths` are.
     """
 
-    def __init__(self, lengths: Tensor, num_frames: int):
-        self.lengths = lengths
+    def __init__(self, lengths: Tensor, num_frames: int, device: torch.device | None = None):
+        self.device = device or lengths.device
+        self.lengths = lengths.cpu()
         self.batch_size, self.num_frames = len(lengths), num_frames
-        self.sorted_lengths, order = lengths.long().sort(descending=True, stable=True)
-        self.time = torch.arange(num_frames, device=lengths.device)[:, None]
+        self.sorted_lengths, order = self.lengths.long().sort(descending=True, stable=True)
+        self.time = torch.arange(num_frames)[:, None]
         self.valid = self.time < self.sorted_lengths  # (time, batch), utterances from long to short
-        self.rows = (order * num_frames + self.time)[self.valid]  # of each packed row, the row in the padded batch
+        # Of each packed row, the row in the padded batch.
+        self.rows = self._on_device((order * num_frames + self.time)[self.valid])
+
+    def _on_device(self, index: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            index = index.pin_memory()
+        return index.to(self.device, non_blocking=True)
 
     @cached_property
-    def steps(self) -> list[tuple[int, int]]:
-        """First and last + 1 packed row of each time step."""
-        ends = self.valid.sum(1).cumsum(0).tolist()
-        steps = list(zip([0, *ends[:-1]], ends))
-        return [(start, end) for start, end in steps if end > start]
+    def batch_sizes(self) -> Tensor:
+        """Packed rows of each time step, on the CPU, as `PackedSequence` has them."""
+        sizes = self.valid.sum(1)
+        return sizes[sizes > 0]
+
+    @cached_property
+    def _starts(self) -> Tensor:
+        return F.pad(self.batch_sizes.cumsum(0), (1, 0))
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """First packed row of each time step, and the number of all rows, on the device."""
+        return self._on_device(self._starts)
 
     def _rows_at(self, time: Tensor) -> Tensor:
         """Packed rows that hold each utterance's frame of the given time, shape (time, batch), for the valid frames."""
-        ends = self.valid.sum(1).cumsum(0)
-        first_rows = torch.cat([ends.new_zeros(1), ends[:-1]])
-        utterance = torch.arange(self.batch_size, device=time.device)
-        return (first_rows[time.clamp(min=0)] + utterance)[self.valid]
+        rows = self._starts[time.clamp(min=0, max=len(self.batch_sizes))] + torch.arange(self.batch_size)
+        return self._on_device(rows[self.valid])
 
     @cached_property
     def mirror(self) -> Tensor:

@@ -7,18 +7,11 @@ unit, write such a class and name it in `UNITS`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from .packed_frames import PackedFrames
-
-
-try:
-    from .batch_norm_rnn_triton import run_steps
-except ImportError:  # no GPU, no need
-    run_steps = None
 
 
 @dataclass(frozen=True)
@@ -49,24 +42,40 @@ def no_norm(rows: Tensor, first_feature: int) -> Tensor:
 
 # Below, `inputs` are BN(W·x), shape (directions, rows, gates · hidden), `weight` is U, shape (directions, gates · hidden,
 # hidden), and the second direction's rows are mirrored, so that every direction runs from the first row to the last.
-# Large tensors are written over as soon as they have been read: at this size every new one costs its page faults.
+# `steps` are the first and last + 1 row of each time step.
+#
+# `forward` writes the gates (of a plain unit the states) over `inputs` and returns what `backward` needs besides, the states
+# last. `backward` takes `grad_states`, dL/dh without what comes through U, the states of one step `before`, and then the
+# inputs and what `forward` returned. It returns the gradients of the gates before their non-linearities, which a plain unit
+# writes over `grad_states`. Large tensors are written over as soon as they have been read: at this size every new one costs
+# its page faults.
+
+Steps = list[tuple[int, int]]
 
 
-def has_fused_steps(inputs: Tensor, activation: Activation) -> bool:
-    """Whether a whole time step is one kernel: clipped units in float32 on a GPU with Triton."""
-    return inputs.is_cuda and inputs.dtype == torch.float32 and activation.clip is not None and run_steps is not None
+class StatesBefore(NamedTuple):
+    """The states one step before those of each row, zeros at the first step."""
+
+    states: Tensor
+    rows: Tensor  # where they stand
+    first_rows: int  # rows of the first step, before which there is nothing
 
 
-def _previous_states(states: Tensor, frames: PackedFrames) -> Tensor:
-    previous = states.index_select(1, frames.previous)
-    previous[:, : frames.steps[0][1] if frames.steps else 0] = 0
-    return previous
+def rows_before(values: Tensor, rows: Tensor, first_rows: int) -> Tensor:
+    """(directions, rows, …) -> the same, of one time step before"""
+    before = values.index_select(1, rows)
+    before[:, :first_rows] = 0
+    return before
 
 
 def _add_carry(grad: Tensor, carry: Tensor | None) -> Tensor:
     if carry is not None:
-        grad[:, : carry.shape[1]] += carry
+        grad[:, : carry.shape[1]].add_(carry)
     return grad
+
+
+def _first_state(inputs: Tensor, weight: Tensor, steps: Steps) -> Tensor:
+    return inputs.new_zeros(len(weight), steps[0][1] if steps else 0, weight.shape[2])
 
 
 def _times_one_minus(x: Tensor, y: Tensor) -> Tensor:
@@ -79,7 +88,6 @@ class RNN:
 
     gates = 1
     states = 1
-    kernel_id = 1  # of `batch_norm_rnn_triton.py`
     stock_kernel = staticmethod(torch._VF.rnn_tanh)
     stock_layer = None  # nn.RNN has no kernel that is worth a case of its own
 
@@ -97,29 +105,24 @@ class RNN:
         return (activation(norm(inputs + product, 0)),)
 
     @staticmethod
-    def forward(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
-        """The states of all steps, and whatever else `backward` wants; `inputs` is written over."""
-        if has_fused_steps(inputs, activation):
-            _, states = run_steps(inputs, weight, frames, activation.clip, RNN.kernel_id)
-            return (states,)
+    def forward(inputs: Tensor, weight: Tensor, steps: Steps, activation: Activation) -> list[Tensor]:
         transposed = weight.transpose(1, 2).contiguous()
-        state = inputs.new_zeros(len(weight), frames.batch_size, weight.shape[2])
-        for start, end in frames.steps:
+        state = _first_state(inputs, weight, steps)
+        for start, end in steps:
             step = inputs[:, start:end]
             state = activation.apply_(step.baddbmm_(state[:, : end - start], transposed))
-        return (inputs,)
+        return []
 
     @staticmethod
     def backward(
-        grad_states: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation, states: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The gradients of `inputs` and `weight`; `grad_states` is written over."""
+        grad_states: Tensor, weight: Tensor, before: StatesBefore, steps: Steps, activation: Activation, states: Tensor
+    ) -> list[Tensor]:
         slope = activation.slope(states)
         carry = None
-        for start, end in reversed(frames.steps):
+        for start, end in reversed(steps):
             step = _add_carry(grad_states[:, start:end], carry).mul_(slope[:, start:end])
             carry = torch.bmm(step, weight)
-        return grad_states, torch.bmm(grad_states.transpose(1, 2), _previous_states(states, frames))
+        return []
 
 
 class GRU:
@@ -130,7 +133,6 @@ class GRU:
 
     gates = 3
     states = 1
-    kernel_id = 3
     stock_kernel = staticmethod(torch._VF.gru)
     stock_layer = nn.GRU
 
@@ -144,17 +146,14 @@ class GRU:
         return (torch.lerp(candidate, state[0], update),)
 
     @staticmethod
-    def forward(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
-        if has_fused_steps(inputs, activation):
-            recurrent, states = run_steps(inputs, weight, frames, activation.clip, GRU.kernel_id)
-            return states, inputs, recurrent
+    def forward(inputs: Tensor, weight: Tensor, steps: Steps, activation: Activation) -> list[Tensor]:
         directions, rows, _ = inputs.shape
         hidden = weight.shape[2]
         recurrent = inputs.new_empty(directions, rows, hidden)  # U_n h'
         states = inputs.new_empty(directions, rows, hidden)
         transposed = weight.transpose(1, 2).contiguous()
-        state = inputs.new_zeros(directions, frames.batch_size, hidden)
-        for start, end in frames.steps:
+        state = _first_state(inputs, weight, steps)
+        for start, end in steps:
             state = state[:, : end - start]
             product = torch.bmm(state, transposed)
             reset_update = inputs[:, start:end, : 2 * hidden].add_(product[..., : 2 * hidden]).sigmoid_()
@@ -163,36 +162,34 @@ class GRU:
             candidate.addcmul_(reset_update[..., :hidden], product[..., 2 * hidden :])
             activation.apply_(candidate)
             state = torch.lerp(candidate, state, reset_update[..., hidden:], out=states[:, start:end])
-        return states, inputs, recurrent
+        return [recurrent, states]
 
     @staticmethod
     def backward(
         grad_states: Tensor,
         weight: Tensor,
-        frames: PackedFrames,
+        before: StatesBefore,
+        steps: Steps,
         activation: Activation,
-        states: Tensor,
         gates: Tensor,
         recurrent: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+        states: Tensor,
+    ) -> list[Tensor]:
         reset, update, candidates = gates.chunk(3, dim=-1)
-        previous = _previous_states(states, frames)
         # Per unit of dL/dh_t: the gradients before the non-linearities, in the order r, z, r ∘ n of the rows of U.
         candidate_slope = _times_one_minus(activation.slope(candidates), update)
-        grad_inputs = torch.empty_like(gates)
-        factors = grad_inputs.unflatten(2, (3, -1))
+        grad_gates = torch.empty_like(gates)
+        factors = grad_gates.unflatten(2, (3, -1))
         of_reset, of_update, of_recurrent = factors.unbind(2)
         torch.mul(candidate_slope, reset, out=of_recurrent)
         _times_one_minus(torch.mul(of_recurrent, recurrent, out=of_reset), reset)
-        _times_one_minus(torch.sub(previous, candidates, out=of_update).mul_(update), update)
+        _times_one_minus(torch.sub(before.states, candidates, out=of_update).mul_(update), update)
         carry = None
-        for start, end in reversed(frames.steps):
+        for start, end in reversed(steps):
             grad_state = _add_carry(grad_states[:, start:end], carry)
             step = factors[:, start:end].mul_(grad_state[:, :, None])
             carry = torch.baddbmm(grad_state * update[:, start:end], step.flatten(2), weight)
-        grad_weight = torch.bmm(grad_inputs.transpose(1, 2), previous)
-        torch.mul(grad_states, candidate_slope, out=of_recurrent)  # x_n is not behind the reset gate
-        return grad_inputs, grad_weight
+        return [grad_gates, candidate_slope.mul_(grad_states)]  # the latter of x_n, which is not behind the reset gate
 
 
 class LSTM:
@@ -200,7 +197,6 @@ class LSTM:
 
     gates = 4
     states = 2
-    kernel_id = 4
     stock_kernel = staticmethod(torch._VF.lstm)
     stock_layer = nn.LSTM
 
@@ -213,17 +209,14 @@ class LSTM:
         return out.sigmoid() * activation(cell), cell
 
     @staticmethod
-    def forward(inputs: Tensor, weight: Tensor, frames: PackedFrames, activation: Activation) -> tuple[Tensor, ...]:
-        if has_fused_steps(inputs, activation):
-            cells, states = run_steps(inputs, weight, frames, activation.clip, LSTM.kernel_id)
-            return states, inputs, cells
+    def forward(inputs: Tensor, weight: Tensor, steps: Steps, activation: Activation) -> list[Tensor]:
         directions, rows, _ = inputs.shape
         hidden = weight.shape[2]
         cells = inputs.new_empty(directions, rows, hidden)
         states = inputs.new_empty(directions, rows, hidden)
         transposed = weight.transpose(1, 2).contiguous()
-        state = cell = inputs.new_zeros(directions, frames.batch_size, hidden)
-        for start, end in frames.steps:
+        state = cell = _first_state(inputs, weight, steps)
+        for start, end in steps:
             size = end - start
             step = inputs[:, start:end].baddbmm_(state[:, :size], transposed)
             step[..., : 2 * hidden].sigmoid_()
@@ -232,38 +225,39 @@ class LSTM:
             into, forget, candidate, out = step.chunk(4, dim=-1)
             cell = torch.mul(forget, cell[:, :size], out=cells[:, start:end]).addcmul_(into, candidate)
             state = torch.mul(out, activation(cell), out=states[:, start:end])
-        return states, inputs, cells
+        return [cells, states]
 
     @staticmethod
     def backward(
         grad_states: Tensor,
         weight: Tensor,
-        frames: PackedFrames,
+        before: StatesBefore,
+        steps: Steps,
         activation: Activation,
-        states: Tensor,
         gates: Tensor,
         cells: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+        states: Tensor,
+    ) -> list[Tensor]:
         into, forget, candidate, out = gates.chunk(4, dim=-1)
         activated = activation(cells)
         cell_per_state = activation.slope(activated).mul_(out)
         # Per unit of dL/dc_t, and of dL/dh_t for o, the gradients before the non-linearities.
-        grad_inputs = torch.empty_like(gates)
-        factors = grad_inputs.unflatten(2, (4, -1))
+        grad_gates = torch.empty_like(gates)
+        factors = grad_gates.unflatten(2, (4, -1))
         of_into, of_forget, of_candidate, of_out = factors.unbind(2)
         _times_one_minus(torch.mul(candidate, into, out=of_into), into)
-        _times_one_minus(torch.mul(_previous_states(cells, frames), forget, out=of_forget), forget)
+        _times_one_minus(torch.mul(rows_before(cells, before.rows, before.first_rows), forget, out=of_forget), forget)
         torch.mul(activation.slope(candidate), into, out=of_candidate)
         _times_one_minus(torch.mul(activated, out, out=of_out), out)
         carry = cell_carry = None
-        for start, end in reversed(frames.steps):
+        for start, end in reversed(steps):
             grad_state = _add_carry(grad_states[:, start:end], carry)
             grad_cell = _add_carry(grad_state * cell_per_state[:, start:end], cell_carry)
             factors[:, start:end, :3].mul_(grad_cell[:, :, None])
             of_out[:, start:end].mul_(grad_state)
-            carry = torch.bmm(grad_inputs[:, start:end], weight)
+            carry = torch.bmm(grad_gates[:, start:end], weight)
             cell_carry = grad_cell * forget[:, start:end]
-        return grad_inputs, torch.bmm(grad_inputs.transpose(1, 2), _previous_states(states, frames))
+        return [grad_gates]
 
 
 Unit = type[RNN] | type[GRU] | type[LSTM]

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modeling_deepspeech2 import batch_norm_rnn, recurrent_units
 from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
 from modeling_deepspeech2.folded_rnn import FoldedRNN
 from modeling_deepspeech2.packed_frames import PackedFrames
+from modeling_deepspeech2.recurrence import Recurrence
 
 
 def reference(layer: BatchNormRNN, inputs: Tensor, lengths: list[int]) -> Tensor:
@@ -195,7 +195,7 @@ def test_only_products_are_rounded_under_bfloat16():
     assert outputs.dtype == torch.float32 and projected.dtype == torch.bfloat16
     normalized = exact.norm(projected.float())[:, None]
     expected = frames.unpack(
-        batch_norm_rnn._Recurrence.apply(normalized, exact.weight_hh, frames, exact.activation, "gru", (0, 1))
+        Recurrence.apply(normalized, exact.weight_hh, frames, exact.activation, "gru", (0, 1), torch.float32)
     )
     assert (outputs - expected).abs().max() <= 1e-6
     assert torch.equal(layer.norm.running_mean, exact.norm.running_mean)
@@ -268,25 +268,3 @@ def test_stock_kernel_on_folded_statistics_is_the_same_layer(monkeypatch, settin
     nobody = layers[1](inputs[:1, :1], PackedFrames(torch.tensor([0], device=device), 1))
     nobody.sum().backward()
     assert (nobody == 0).all()
-
-
-@pytest.mark.parametrize("rnn_type", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("lengths, hidden", [([5, 7, 3], 40), ([1], 3), ([20] * 18, 16)], ids=str)
-def test_triton_steps_equal_the_plain_ones(monkeypatch, rnn_type, lengths, hidden):
-    """Outputs and gradients of clipped units through the Triton kernel: in its interpreter, or on a GPU if there is one."""
-    pytest.importorskip("triton", reason="Triton is not installed")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    layer = BatchNormRNN(5, hidden, rnn_type=rnn_type, activation_clip=0.7).to(device)
-    inputs = torch.randn(len(lengths), max(lengths), 5, device=device)
-    frames = PackedFrames(torch.tensor(lengths, device=device), max(lengths))
-    weights = torch.randn(len(lengths), max(lengths), hidden, device=device)
-    results = []
-    for fused in (False, True):
-        monkeypatch.setattr(recurrent_units, "has_fused_steps", lambda inputs, activation, fused=fused: fused)
-        layer.zero_grad()
-        outputs = layer(inputs, frames)
-        (outputs * weights).sum().backward()
-        results.append([outputs, *(parameter.grad.clone() for parameter in layer.parameters())])
-    for one, other in zip(*results):
-        assert (one - other).abs().max() <= 1e-5 * one.abs().max()

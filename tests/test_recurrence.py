@@ -1,0 +1,162 @@
+"""The recurrence's kernels against the plain formula, and the choice between them.
+
+Without a GPU the kernels run in Triton's interpreter, one program after another; where programs wait for each other, each is
+a process of its own, on shared memory.
+"""
+
+import multiprocessing
+import sys
+
+import pytest
+import torch
+from test_batch_norm_rnn import make_inputs, reference
+
+from modeling_deepspeech2 import recurrence
+from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
+from modeling_deepspeech2.packed_frames import PackedFrames
+from modeling_deepspeech2.recurrence import Choice, choose
+from modeling_deepspeech2.recurrent_units import UNITS
+
+
+kernels = pytest.importorskip("modeling_deepspeech2.batch_norm_rnn_triton", reason="Triton is not installed")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LENGTHS = [3, 5, 1, 0, 2]  # the last programs wait for the longest utterance
+
+
+def force(monkeypatch, choice: Choice) -> None:
+    monkeypatch.setattr(recurrence, "choose", lambda *_, **__: choice)
+
+
+@pytest.mark.parametrize("clip", [0.7, None], ids=["clipped", "tanh"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "bidirectional"])
+@pytest.mark.parametrize("rnn_type", list(UNITS))
+def test_kernels_equal_the_float64_loop(monkeypatch, rnn_type, bidirectional, clip):
+    """Outputs and gradients of a layer through the kernels, lengths uneven, NaN in the padding; a launch for each step."""
+    torch.manual_seed(0)
+    exact = BatchNormRNN(5, 20, rnn_type=rnn_type, bidirectional=bidirectional, activation_clip=clip).double()
+    layer = BatchNormRNN(5, 20, rnn_type=rnn_type, bidirectional=bidirectional, activation_clip=clip).to(DEVICE)
+    layer.load_state_dict(exact.state_dict())
+    inputs = make_inputs(LENGTHS)
+    weights = torch.randn(len(LENGTHS), max(LENGTHS), 20, dtype=torch.float64)
+    results = []
+    for one, run in ((exact, lambda x: reference(exact, x, LENGTHS)), (layer, None)):
+        own = inputs.to(one.weight_hh).detach().requires_grad_()
+        if run is None:
+            force(monkeypatch, Choice("steps", "tested"))
+            monkeypatch.setattr(layer, "_has_stock_kernel", lambda rows: False)
+            outputs = layer(own, PackedFrames(torch.tensor(LENGTHS), max(LENGTHS), own.device))
+        else:
+            outputs = run(own)
+        (outputs * weights.to(outputs)).sum().backward()
+        results.append([outputs, own.grad, *(parameter.grad for parameter in one.parameters())])
+    for expected, found in zip(*results):
+        assert (found.cpu() - expected).abs().max() <= 2e-6 * max(1.0, expected.abs().max())
+
+
+def kernel_arguments(rnn_type: str, hidden: int) -> dict:
+    """A recurrence in both directions of 70 utterances, more than a program computes at a time."""
+    torch.manual_seed(0)
+    frames = PackedFrames(torch.tensor([3, 2] + 68 * [1]), 3, torch.device(DEVICE))
+    gates, rows = UNITS[rnn_type].gates, len(frames.rows)
+    inputs = torch.randn(2, rows, gates * hidden, device=DEVICE)
+    weight = torch.randn(2, gates * hidden, hidden, device=DEVICE) / hidden**0.5
+    return {"frames": frames, "inputs": inputs, "weight": weight, "grad_states": torch.randn(2, rows, hidden).to(DEVICE)}
+
+
+def run_both_ways(rnn_type: str, frames: PackedFrames, inputs, weight, grad_states) -> list[torch.Tensor]:
+    """What both operators return and write."""
+    inputs, grad_states = inputs.clone(), grad_states.clone()
+    where = frames.offsets, frames.batch_sizes
+    kept = [inputs, *recurrence.recurrence(inputs, weight, *where, rnn_type, 0.7)]
+    before = recurrence.rows_before(kept[-1], frames.previous, int(frames.batch_sizes[0]))
+    found = recurrence.recurrence_backward(grad_states, weight, before, frames.previous, *where, kept, rnn_type, 0.7)
+    return [*kept, *(found or [grad_states])]
+
+
+def test_more_utterances_and_units_than_a_program_takes(monkeypatch):
+    arguments = kernel_arguments("gru", 40)
+    expected = run_both_ways("gru", **{k: v if k == "frames" else v.cpu().double() for k, v in arguments.items()})
+    force(monkeypatch, Choice("steps", "tested"))
+    for one, other in zip(expected, run_both_ways("gru", **arguments)):
+        assert (one - other.cpu()).abs().max() <= 2e-6 * max(1.0, one.abs().max())
+
+
+def run_one_program(
+    program: tuple[int, int, int], kernel, grid: tuple[int, int, int], arguments: tuple, options: dict
+) -> None:
+    """One program of a grid, in a process of its own, by Triton's interpreter."""
+    from triton.runtime import interpreter
+
+    indices = iter(program)
+    # The interpreter asks for the range of each of the three axes of the grid.
+    interpreter.range = lambda *bounds: [index] if (index := next(indices, None)) is not None else range(*bounds)
+    kernel[grid](*arguments, **options)
+
+
+@pytest.mark.skipif(DEVICE == "cuda" or sys.platform != "linux", reason="runs the programs of a grid as forked processes")
+@pytest.mark.parametrize("rnn_type", list(UNITS))
+def test_programs_that_wait_for_each_other_equal_steps(monkeypatch, rnn_type):
+    """The launch of all time steps: its programs run at the same time, and none reads what another has not yet written."""
+    arguments = kernel_arguments(rnn_type, 24)
+    expected = run_both_ways(rnn_type, **{k: v if k == "frames" else v.double() for k, v in arguments.items()})
+    force(monkeypatch, Choice("whole", "tested", 16))
+    monkeypatch.setattr(kernels, "_arrivals", lambda *_: torch.zeros(1, dtype=torch.int64).share_memory_())
+    started = []
+
+    class Forking:
+        """Stands for a kernel; every program of its grid becomes a process."""
+
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            return lambda *given, **options: self.run(grid, given, options)
+
+        def run(self, grid, given, options):
+            shared = {id(value): value.clone().share_memory_() for value in given if isinstance(value, torch.Tensor)}
+            counter = next(value for value in given if isinstance(value, torch.Tensor) and value.is_shared())
+            shared[id(counter)] = counter
+            arguments = tuple(shared.get(id(value), value) for value in given)
+            programs = [(x, y, z) for x in range(grid[0]) for y in range(grid[1]) for z in range(grid[2])]
+            processes = [
+                multiprocessing.get_context("fork").Process(
+                    target=run_one_program, args=(program, self.kernel, grid, arguments, options)
+                )
+                for program in programs
+            ]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join(60)
+                assert process.exitcode == 0
+            for value in given:
+                if isinstance(value, torch.Tensor):
+                    value.copy_(shared[id(value)])
+            started.append(len(programs))
+
+    for name in ("forward_kernel", "backward_kernel"):
+        monkeypatch.setattr(kernels, name, Forking(getattr(kernels, name)))
+    for one, other in zip(expected, run_both_ways(rnn_type, **arguments)):
+        assert (one - other).abs().max() <= 2e-6 * max(1.0, one.abs().max())
+    assert started == [4, 4]  # one launch forwards, one back: two columns of units for each of two directions
+
+
+def test_the_choice_says_why():
+    gpu, cpu = torch.device("meta"), torch.device("cpu")
+    assert choose(cpu, torch.float32, 20.0, 800, 2).way == "plain"
+    assert choose(gpu, torch.float32, 20.0, 800, 2)[:2] == ("whole", choose(gpu, torch.float32, 20.0, 800, 2).reason)
+    assert choose(gpu, torch.float32, 20.0, 800, 2).units == 16
+    assert choose(gpu, torch.float32, 20.0, 2112, 2).units == 32
+    assert choose(gpu, torch.float32, None, 800, 2, may_fold=True).way == "stock"
+    assert choose(gpu, torch.float32, None, 800, 1).way == "whole"  # the other direction runs in another process
+    assert choose(gpu, torch.float64, 20.0, 800, 2) == Choice(
+        "plain", "our kernels compute in float32, not in torch.float64"
+    )
+    too_wide = choose(gpu, torch.float32, 20.0, 5000, 2)
+    assert too_wide == Choice("steps", "2 × 5000 units do not fit on 132 multiprocessors at once")
+    assert too_wide.launches(616) == 616
+
+
+def test_without_triton_the_plain_loop_runs(monkeypatch):
+    monkeypatch.setattr(recurrence, "run_forward", None)
+    assert choose(torch.device("meta"), torch.float32, 20.0, 800, 2) == Choice("plain", "Triton is not installed")
