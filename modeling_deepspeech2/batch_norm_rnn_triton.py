@@ -21,21 +21,22 @@ except ImportError as error:
     raise ImportError("The recurrence's own kernels need Triton, which comes with torch for CUDA.") from error
 
 BLOCK_ROWS, BLOCK_SUM = 64, 32  # utterances, and terms of a sum, that are computed at a time
-UNITS_OF_A_PROGRAM = (16, 32, 64)
-UNITS_OF_A_STEP = 32  # where every step is a launch of its own
+UNITS_OF_A_PROGRAM = (16, 32)
+NUM_WARPS = 4  # which share 65,536 registers with those of a second program
+SHARED_MEMORY = 57 * 1024  # bytes of the largest program, as compiled for an H100
 PRECISION = "ieee" if torch.version.hip else "tf32x3"
 
 
-def units_of_a_program(hidden_size: int, directions: int, multiprocessors: int) -> int | None:
-    """The fewest for which every program has a multiprocessor of its own; None if there are too many units for that."""
-    for units in UNITS_OF_A_PROGRAM:
-        if directions * -(-hidden_size // units) <= multiprocessors:
-            return units
+def units_of_a_program(hidden_size: int, directions: int, multiprocessors: int, programs_on_each: int) -> int | None:
+    """The fewest for which all programs run at the same time, each alone on its multiprocessor if that is possible.
+
+    None if there are too many units for that.
+    """
+    for room in (multiprocessors, multiprocessors * programs_on_each):
+        for units in UNITS_OF_A_PROGRAM:
+            if directions * -(-hidden_size // units) <= room:
+                return units
     return None
-
-
-def num_warps(block_units: int) -> int:
-    return 8 if block_units == 64 else 4
 
 
 @triton.jit
@@ -138,18 +139,20 @@ def _gru_backward(grad_state, gates, kept, past_state, grad_gates, grad_candidat
 
 
 @triton.jit
-def _lstm_backward(grad_state, grad_cell, gates, kept, past_cell, grad_gates, valid, hidden, clip, TANH: tl.constexpr):
-    """`grad_cell` is what comes from the next step; returns dL/dc."""
-    into = tl.load(gates, mask=valid, other=0.0)
-    forget = tl.load(gates + hidden, mask=valid, other=0.0)
-    candidate = tl.load(gates + 2 * hidden, mask=valid, other=0.0)
+def _lstm_backward(grad_state, grad_cell, gates, kept, past_kept, grad_gates, valid, is_past, hidden, clip,
+                   TANH: tl.constexpr):  # fmt: skip
+    """`grad_cell` is what comes from the next step; returns dL/dc. Gate by gate, so that few numbers are held at a time."""
     out = tl.load(gates + 3 * hidden, mask=valid, other=0.0)
     activated = _activation(tl.load(kept, mask=valid, other=0.0), clip, TANH)
-    grad_cell += grad_state * out * _slope(activated, clip, TANH)
-    tl.store(grad_gates, grad_cell * candidate * into * (1 - into), mask=valid)
-    tl.store(grad_gates + hidden, grad_cell * past_cell * forget * (1 - forget), mask=valid)
-    tl.store(grad_gates + 2 * hidden, grad_cell * into * _slope(candidate, clip, TANH), mask=valid)
     tl.store(grad_gates + 3 * hidden, grad_state * activated * out * (1 - out), mask=valid)
+    grad_cell += grad_state * out * _slope(activated, clip, TANH)
+    forget = tl.load(gates + hidden, mask=valid, other=0.0)
+    past_cell = tl.load(past_kept, mask=is_past, other=0.0)
+    tl.store(grad_gates + hidden, grad_cell * past_cell * forget * (1 - forget), mask=valid)
+    into = tl.load(gates, mask=valid, other=0.0)
+    candidate = tl.load(gates + 2 * hidden, mask=valid, other=0.0)
+    tl.store(grad_gates, grad_cell * candidate * into * (1 - into), mask=valid)
+    tl.store(grad_gates + 2 * hidden, grad_cell * into * _slope(candidate, clip, TANH), mask=valid)
     return grad_cell
 
 
@@ -175,22 +178,22 @@ def forward_kernel(inputs, weight, kept, states, offsets, arrivals, first_step, 
         past_rows = tl.where(step > 0, rows, 0)
         for first_row in range(tl.program_id(2) * BLOCK_ROWS, rows, tl.num_programs(2) * BLOCK_ROWS):
             row = (first_row + tl.arange(0, BLOCK_ROWS))[:, None]
+            block, gates_block = row * hidden + unit, row * GATES * hidden + unit
+            valid, is_past = (row < rows) & is_unit, (row < past_rows) & is_unit
             u_0, u_1, u_2, u_3 = _products(
-                states + (before + row) * hidden, weight + unit * hidden,
+                states + before * hidden + row * hidden, weight + unit * hidden,
                 row < past_rows, is_unit, hidden, hidden * hidden,
                 GATES, PRECISION, BLOCK_ROWS, BLOCK_UNITS, BLOCK_SUM)  # fmt: skip
-            valid, is_past = (row < rows) & is_unit, (row < past_rows) & is_unit
-            own, past = (start + row) * hidden + unit, (before + row) * hidden + unit
-            gates = inputs + (start + row) * GATES * hidden + unit
+            gates, own_kept = inputs + start * GATES * hidden + gates_block, kept + start * hidden + block
             if GATES == 1:
                 state = _activation(tl.load(gates, mask=valid, other=0.0) + u_0, clip, TANH)
             elif GATES == 3:
-                past_state = tl.load(states + past, mask=is_past, other=0.0)
-                state = _gru_forward(gates, kept + own, past_state, u_0, u_1, u_2, valid, hidden, clip, TANH)
+                past_state = tl.load(states + before * hidden + block, mask=is_past, other=0.0)
+                state = _gru_forward(gates, own_kept, past_state, u_0, u_1, u_2, valid, hidden, clip, TANH)
             else:
-                past_cell = tl.load(kept + past, mask=is_past, other=0.0)
-                state = _lstm_forward(gates, kept + own, past_cell, u_0, u_1, u_2, u_3, valid, hidden, clip, TANH)
-            tl.store(states + own, state, mask=valid)
+                past_cell = tl.load(kept + before * hidden + block, mask=is_past, other=0.0)
+                state = _lstm_forward(gates, own_kept, past_cell, u_0, u_1, u_2, u_3, valid, hidden, clip, TANH)
+            tl.store(states + start * hidden + block, state, mask=valid)
         if step + 1 < last_step:
             _wait_for_all(arrivals)
 
@@ -227,32 +230,32 @@ def backward_kernel(grad_states, weight, previous, gates, kept, grad_gates, grad
         rows_after = tl.load(offsets + step + 2, mask=step + 1 < num_steps, other=0) - after
         for first_row in range(tl.program_id(2) * BLOCK_ROWS, rows, tl.num_programs(2) * BLOCK_ROWS):
             row = (first_row + tl.arange(0, BLOCK_ROWS))[:, None]
-            grad_state, _, _, _ = _products(
-                grad_gates + (after + row) * width, weight + unit * width, row < rows_after, is_unit, width, 0,
-                1, PRECISION, BLOCK_ROWS, BLOCK_UNITS, BLOCK_SUM)  # fmt: skip
+            block, gates_block = row * hidden + unit, row * width + unit
             valid, goes_on = (row < rows) & is_unit, (row < rows_after) & is_unit
-            own, later = (start + row) * hidden + unit, (after + row) * hidden + unit
-            own_gates = gates + (start + row) * width + unit
-            own_grad_gates = grad_gates + (start + row) * width + unit
-            grad_state += tl.load(grad_states + own, mask=valid, other=0.0)
+            grad_state, _, _, _ = _products(
+                grad_gates + after * width + row * width, weight + unit * width, row < rows_after, is_unit, width, 0,
+                1, PRECISION, BLOCK_ROWS, BLOCK_UNITS, BLOCK_SUM)  # fmt: skip
+            own, own_kept = grad_states + start * hidden + block, kept + start * hidden + block
+            own_gates, own_grad = gates + start * width + gates_block, grad_gates + start * width + gates_block
+            grad_state += tl.load(own, mask=valid, other=0.0)
             if GATES == 1:
                 slope = _slope(tl.load(own_gates, mask=valid, other=0.0), clip, TANH)
-                tl.store(own_grad_gates, grad_state * slope, mask=valid)
+                tl.store(own_grad, grad_state * slope, mask=valid)
             else:  # the part that comes from the next step through the update gate, or through the forget gate
-                carried = tl.load(grad_states + later, mask=goes_on, other=0.0)
-                carried *= tl.load(gates + (after + row) * width + unit + hidden, mask=goes_on, other=0.0)
+                carried = tl.load(grad_states + after * hidden + block, mask=goes_on, other=0.0)
+                carried *= tl.load(gates + after * width + hidden + gates_block, mask=goes_on, other=0.0)
                 if GATES == 3:
                     grad_state += carried
-                    past_state = tl.load(previous + own, mask=valid, other=0.0)
-                    _gru_backward(grad_state, own_gates, kept + own, past_state, own_grad_gates, grad_candidates + own,
+                    past_state = tl.load(previous + start * hidden + block, mask=valid, other=0.0)
+                    candidates = grad_candidates + start * hidden + block
+                    _gru_backward(grad_state, own_gates, own_kept, past_state, own_grad, candidates,
                                   valid, hidden, clip, TANH)  # fmt: skip
-                    tl.store(grad_states + own, grad_state, mask=valid)
+                    tl.store(own, grad_state, mask=valid)
                 else:
-                    past_cell = tl.load(
-                        kept + (before + row) * hidden + unit, mask=(row < past_rows) & is_unit, other=0.0)  # fmt: skip
-                    grad_cell = _lstm_backward(grad_state, carried, own_gates, kept + own, past_cell, own_grad_gates,
-                                               valid, hidden, clip, TANH)  # fmt: skip
-                    tl.store(grad_states + own, grad_cell, mask=valid)
+                    is_past, past_kept = (row < past_rows) & is_unit, kept + before * hidden + block
+                    grad_cell = _lstm_backward(grad_state, carried, own_gates, own_kept, past_kept, own_grad,
+                                               valid, is_past, hidden, clip, TANH)  # fmt: skip
+                    tl.store(own, grad_cell, mask=valid)
         if step > first_step:
             _wait_for_all(arrivals)
 
@@ -268,7 +271,7 @@ def _launch(kernel, tensors: list[Tensor], offsets: Tensor, batch_sizes: Tensor,
     """Launches `kernel` for all time steps at once, in programs of so many units; or, without a number, step by step."""
     directions, total, num_steps = len(tensors[0]), tensors[0].shape[1], len(batch_sizes)
     forwards, device = kernel is forward_kernel, offsets.device
-    block_units = units or UNITS_OF_A_STEP
+    block_units = units or UNITS_OF_A_PROGRAM[-1]
     columns = triton.cdiv(hidden, block_units)
     # First and last + 1 step of each launch, and utterances that may be computed at the same time.
     launches = [(step, step + 1, rows) for step, rows in enumerate(batch_sizes.tolist())]
@@ -276,7 +279,7 @@ def _launch(kernel, tensors: list[Tensor], offsets: Tensor, batch_sizes: Tensor,
     if units and launches:
         launches = [(0, num_steps, launches[0][2])]
         room = torch.cuda.get_device_properties(device).multi_processor_count if offsets.is_cuda else 1
-    options = {"num_warps": num_warps(block_units)}
+    options = {"num_warps": NUM_WARPS}
     if units and offsets.is_cuda:
         options["launch_cooperative_grid"] = True
     stream = torch.cuda.current_stream(device).cuda_stream if offsets.is_cuda else 0

@@ -17,13 +17,13 @@ from .recurrent_units import UNITS, Activation, StatesBefore, Steps, rows_before
 
 
 try:
-    from .batch_norm_rnn_triton import run_backward, run_forward, units_of_a_program
+    from .batch_norm_rnn_triton import SHARED_MEMORY, run_backward, run_forward, units_of_a_program
 except ImportError:  # no GPU, no need
     run_forward = None
 
 OPERATORS = re.sub(r"\W", "_", __name__)  # their namespace; code of other versions, from the Hub, has names of its own
 BLOCK_ROWS = 1024  # rows that are added at a time: they stay in the cache
-MULTIPROCESSORS = 132  # of a GPU that is not there, for tensors without data: an H100's
+MULTIPROCESSORS, SHARED_BYTES = 132, 228 * 1024  # of a GPU that is not there, for tensors without data: an H100's
 
 
 class Choice(NamedTuple):
@@ -69,13 +69,14 @@ def choose(
         return Choice("plain", f"our kernels compute in float32, not in {dtype}")
     if torch.version.hip:
         return Choice("steps", "programs that wait for each other were never tried on AMD")
-    multiprocessors = MULTIPROCESSORS
+    multiprocessors, shared_bytes = MULTIPROCESSORS, SHARED_BYTES
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         if properties.major < 8:
             return Choice("plain", f"{properties.name} has no tensor cores for float32")
-        multiprocessors = properties.multi_processor_count
-    if units := units_of_a_program(hidden_size, directions, multiprocessors):
+        multiprocessors, shared_bytes = properties.multi_processor_count, properties.shared_memory_per_multiprocessor
+    programs_on_each = 2 if shared_bytes >= 2 * SHARED_MEMORY else 1
+    if units := units_of_a_program(hidden_size, directions, multiprocessors, programs_on_each):
         return Choice("whole", "all programs run at the same time and wait for each other after each step", units)
     return Choice("steps", f"{directions} × {hidden_size} units do not fit on {multiprocessors} multiprocessors at once")
 

@@ -152,6 +152,7 @@ def test_the_choice_says_why():
     assert choose(gpu, torch.float64, 20.0, 800, 2) == Choice(
         "plain", "our kernels compute in float32, not in torch.float64"
     )
+    assert choose(gpu, torch.float32, 20.0, 2560, 2).units == 32  # two programs on a multiprocessor
     too_wide = choose(gpu, torch.float32, 20.0, 5000, 2)
     assert too_wide == Choice("steps", "2 × 5000 units do not fit on 132 multiprocessors at once")
     assert too_wide.launches(616) == 616
