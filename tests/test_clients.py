@@ -1,11 +1,14 @@
 """Programs of the ecosystem run a model unchanged, and the cards are what the Hub expects: see `docs/clients.md`."""
 
 import importlib.util
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import jiwer
 import numpy as np
 import pytest
 import torch
@@ -18,6 +21,51 @@ from modeling_deepspeech2.training.metrics import ErrorRates
 
 
 REPOSITORY = Path(__file__).parent.parent
+# What a stranger's programs do with a model: the evaluator, adapters, and the stock pipeline around an object.
+BY_REMOTE_CODE = """
+import sys
+sys.modules["modeling_deepspeech2"] = None
+import json
+import evaluate, jiwer, peft, torch, transformers
+from datasets import Audio, Features, Dataset, Value, load_from_disk
+from transformers import AutoModelForCTC, AutoProcessor, pipeline
+transformers.TFPreTrainedModel = ()  # evaluate 0.4.6 asks for it
+name, speech, output = sys.argv[1:]
+TASK = "automatic-speech-recognition"
+
+class Rate(evaluate.Metric):
+    def _info(self):
+        features = Features({"predictions": Value("string"), "references": Value("string")})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        return {"wer": jiwer.wer(list(references), list(predictions))}
+
+speech = load_from_disk(speech).cast_column("audio", Audio(decode=False))
+recognizer = pipeline(TASK, name, trust_remote_code=True)
+columns = {"input_column": "audio", "label_column": "text"}
+found = {"wer": evaluate.evaluator(TASK).compute(recognizer, speech, metric=Rate(), **columns)["wer"]}
+
+model, processor = (auto.from_pretrained(name, trust_remote_code=True) for auto in (AutoModelForCTC, AutoProcessor))
+parts = {"tokenizer": processor.tokenizer, "feature_extractor": processor.feature_extractor}
+found["pipeline of an object"] = type(pipeline(TASK, model=model, **parts)).__name__
+found["the same with a name"] = type(type(recognizer)(model=model, **parts)).__name__
+
+waveform = recognizer._waveform(speech[0]["audio"])["raw"]
+inputs = processor(waveform, sampling_rate=16_000, return_tensors="pt")
+settings = peft.LoraConfig(r=4, target_modules=["conv", "linear", "ctc_head"], modules_to_save=["norm"])
+adapted = peft.get_peft_model(model, settings)
+for weight in adapted.parameters():
+    if weight.requires_grad:
+        weight.data += 0.01
+adapted.eval().save_pretrained(output)
+base = AutoModelForCTC.from_pretrained(name, trust_remote_code=True)
+again = peft.PeftModel.from_pretrained(base, output).eval()
+found["adapter"] = torch.equal(adapted(**inputs).logits, again(**inputs).logits)
+merged = again.merge_and_unload()(**inputs).logits
+found["merged"] = torch.allclose(merged, adapted(**inputs).logits, atol=1e-4)
+print(json.dumps(found))
+"""
 CHECKPOINTS = sorted((REPOSITORY / "checkpoints").iterdir())
 
 
@@ -37,6 +85,33 @@ def test_evaluator(tiny_model_with_decoder, clips, encoded_clips):
     texts = [recognizer(clip.waveform)["text"] for clip in clips[:4]]
     expected = ErrorRates().compute(predictions=texts, references=[clip.text for clip in clips[:4]])
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_programs_of_a_stranger(tiny_model_with_decoder, clips, encoded_clips, tmp_path):
+    """By `trust_remote_code` alone; what transformers makes of a model object is its own class, as the documents say."""
+    pytest.importorskip("peft")
+    rows = [{"audio": {"bytes": content, "path": name}} for name, content in encoded_clips[:3]]
+    Dataset.from_list([row | {"text": clip.text} for row, clip in zip(rows, clips)]).save_to_disk(tmp_path / "speech")
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        BY_REMOTE_CODE,
+        tiny_model_with_decoder,
+        tmp_path / "speech",
+        tmp_path / "adapter",
+    ]
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, check=True, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, timeout=300)
+    recognizer = pipeline("automatic-speech-recognition", tiny_model_with_decoder)
+    texts = [recognizer(clip.waveform)["text"] for clip in clips[:3]]
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "wer": jiwer.wer([clip.text for clip in clips[:3]], texts),
+        "pipeline of an object": "AutomaticSpeechRecognitionPipeline",
+        "the same with a name": "DeepSpeech2Pipeline",
+        "adapter": True,
+        "merged": True,
+    }
 
 
 def test_leaderboard(tiny_model_folder, clips):
@@ -63,6 +138,9 @@ def test_cards_of_models(folder):
     assert set(data.metrics) == {"wer", "cer"} and {"deepspeech2", "ctc"} <= set(data.tags)
     assert {result.metric_type for result in data.eval_results} <= {"wer", "cer"} and data.eval_results
     assert all(0 < result.metric_value < 100 for result in data.eval_results)
+    recognizer = pipeline("automatic-speech-recognition", folder) if data.get("widget") else None
+    for example in data.get("widget") or []:  # what the page of the model shows is what the model says
+        assert recognizer(str(folder / example["src"]))["text"] == example["output"]["text"]
 
 
 def test_card_of_the_bundled_speech():

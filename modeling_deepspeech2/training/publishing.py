@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, get_token, snapshot_download
+from huggingface_hub import HfApi, ModelCard, get_token, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import httpx
 
@@ -122,13 +122,25 @@ def publish(folder: Path, output: Path) -> None:
     Raises:
         UserError: a file holds an access token.
     """
-    files = [file for pattern in (*MODEL_FILES, *CARD_FILES) for file in sorted(folder.glob(pattern)) if file.is_file()]
+    files = _files(folder, MODEL_FILES) + _card_files(folder)
     for file in files:
         _refuse_token(file)
     output.mkdir(parents=True)
     for file in files:
         shutil.copyfile(file, output / file.name)
     write_remote_code(output)
+
+
+def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return [file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()]
+
+
+def _card_files(folder: Path) -> list[Path]:
+    """The card, what it shows, and the clips beside it that it names as examples for the Hub's widget."""
+    files, card = _files(folder, CARD_FILES), folder / "README.md"
+    widget = ModelCard.load(card, ignore_metadata_errors=True).data.get("widget") if card.is_file() else None
+    clips = [str(example.get("src")) for example in widget or [] if isinstance(example, dict)]
+    return files + [folder / clip for clip in clips if Path(clip).name == clip and (folder / clip).is_file()]
 
 
 def _refuse_token(file: Path) -> None:
@@ -155,6 +167,5 @@ def release(run: Path, folder: Path) -> None:
     config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if has_decoder(run):
         CTCBeamSearchDecoder.from_pretrained(run, processor.tokenizer).save_pretrained(folder)
-    for pattern in CARD_FILES:
-        for file in run.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
+    for file in _card_files(run):
+        shutil.copyfile(file, folder / file.name)

@@ -136,9 +136,10 @@ def test_publishing_takes_the_model_and_nothing_else(tiny_model_with_decoder, tm
     for name in STRAY:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("SECRET")
-    (folder / "README.md").write_text("a card")
+    (folder / "clip.ogg").write_bytes(b"sound")
+    (folder / "README.md").write_text("---\nwidget:\n- src: clip.ogg\n- src: checkpoints/x.ogg\n- text: a\n---\na card")
     publish(folder, tmp_path / "published")
-    expected = {file.name for file in tiny_model_with_decoder.iterdir()} | {"README.md"}
+    expected = {file.name for file in tiny_model_with_decoder.iterdir()} | {"README.md", "clip.ogg"}
     assert {file.name for file in (tmp_path / "published").rglob("*")} == expected
     assert not any(b"SECRET" in file.read_bytes() for file in (tmp_path / "published").iterdir())
 
