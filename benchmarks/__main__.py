@@ -2,6 +2,7 @@
 
     python -m benchmarks                      # all of it: about 10 minutes on two cores
     python -m benchmarks layer stream         # some of it
+    python -m benchmarks gpu                  # training steps on a GPU; without one, a tiny network tries the command
     python -m benchmarks --chart docs/images/recurrence.svg
 
 Every ratio is between contenders that took turns in this run; it says how many times as long the other one takes. The
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.decoding import decoding
+from benchmarks.gpu import gpu
 from benchmarks.measure import in_turns, ratio, saved_bytes
 from benchmarks.rivals import FoldedPadded, PlainLoop, UsualConvolution, UsualPort
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2FeatureExtractor, DeepSpeech2ForCTC
@@ -241,12 +243,14 @@ PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
     "features": features,
     "stream": stream,
     "decoding": decoding,
+    "gpu": gpu,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="part", help=f"any of {', '.join(PARTS)}")
+    without_gpu = [part for part in PARTS if part != "gpu"]
+    parser.add_argument("parts", nargs="*", default=without_gpu, metavar="part", help=f"any of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contender")
     parser.add_argument("--chart", type=Path, help="draws the layer's ratios into this SVG file")
     arguments = parser.parse_args()

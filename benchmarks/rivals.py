@@ -19,7 +19,7 @@ class PlainLoop(BatchNormRNN):
 
     def forward(self, inputs: Tensor, frames: PackedFrames) -> Tensor:
         projected = frames.unpack(self.norm(F.linear(frames.pack(inputs), self.weight_ih.flatten(0, 1))))
-        valid = (torch.arange(frames.num_frames) < frames.lengths[:, None])[..., None]
+        valid = (torch.arange(frames.num_frames) < frames.lengths[:, None])[..., None].to(inputs.device)
         hidden = self.weight_hh.shape[2]
         output = 0
         for direction in range(self.directions):
@@ -61,8 +61,8 @@ class UsualConvolution(DeepSpeech2ConvolutionLayer):
 
     def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, PackedFrames]:
         outputs = F.hardtanh(self.norm(self.conv(hidden_states.contiguous())), 0.0, float(self.clip))
-        frames = PackedFrames(self.output_length(lengths), outputs.shape[2])
-        padding = torch.arange(frames.num_frames) >= frames.lengths[:, None]
+        frames = PackedFrames(self.output_length(lengths), outputs.shape[2], outputs.device)
+        padding = (torch.arange(frames.num_frames) >= frames.lengths[:, None]).to(outputs.device)
         return outputs.masked_fill(padding[:, None, :, None], 0.0), frames
 
 

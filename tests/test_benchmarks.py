@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 
 from benchmarks.decoding import exactness
+from benchmarks.gpu import gpu
 from benchmarks.measure import saved_bytes
 from benchmarks.rivals import FoldedPadded, PlainLoop, UsualConvolution, UsualPort
 from modeling_deepspeech2 import (
@@ -73,6 +74,18 @@ def test_the_command_prints_a_table():
         [sys.executable, "-m", "benchmarks", "features", "--rounds", "1"], capture_output=True, text=True, check=True
     )
     assert "| features, complete, one core |" in result.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would measure for minutes")
+def test_the_gpu_benchmark_runs_without_a_gpu():
+    """The same rows from a tiny network, so that the command works when a GPU is there at last."""
+    rows = {what: figure for what, figure, _ in gpu(rounds=1)}
+    assert "recurrence of 5 × BiGRU-800, clipped" in rows
+    names = ("ours, clipped", "ours, tanh", "nn.GRU, padded, without BatchNorm", "usual port")
+    for name in names:
+        assert "of the product rate" in rows[f"BiGRU-16, 2 utterances, T=20, training step, float32: {name}"]
+    for name in ("clipped", "tanh", "usual port"):
+        assert "s of audio a second" in rows[f"2 × BiGRU-16, 2 × 1 s, bf16, training step: {name}"]
 
 
 def test_beam_search_is_exact_where_it_is_measured(tmp_path):

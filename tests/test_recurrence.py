@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_batch_norm_rnn import make_inputs, reference
 
-from modeling_deepspeech2 import recurrence
+from modeling_deepspeech2 import folded_rnn, recurrence
 from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
 from modeling_deepspeech2.packed_frames import PackedFrames
 from modeling_deepspeech2.recurrence import Choice, choose
@@ -161,3 +161,17 @@ def test_the_choice_says_why():
 def test_without_triton_the_plain_loop_runs(monkeypatch):
     monkeypatch.setattr(recurrence, "run_forward", None)
     assert choose(torch.device("meta"), torch.float32, 20.0, 800, 2) == Choice("plain", "Triton is not installed")
+
+
+@pytest.mark.parametrize("rnn_type", list(UNITS))
+def test_folded_layers_run_in_the_kernel(monkeypatch, rnn_type):
+    """On a GPU folding clipped units does not take the loop of small operations; here the kernel runs in the interpreter."""
+    torch.manual_seed(0)
+    layer = BatchNormRNN(5, 20, rnn_type=rnn_type).to(DEVICE).eval()
+    frames = PackedFrames(torch.tensor(LENGTHS), max(LENGTHS), torch.device(DEVICE))
+    inputs = make_inputs(LENGTHS, torch.float32).to(DEVICE)
+    expected = layer(inputs, frames)
+    force(monkeypatch, Choice("steps", "tested"))
+    monkeypatch.setattr(folded_rnn, "choose", recurrence.choose)
+    monkeypatch.setattr(folded_rnn.SteppedRNN, "forward", None)
+    assert torch.allclose(layer.fold()(inputs, frames), expected, rtol=0, atol=2e-6)
