@@ -4,7 +4,8 @@
     python scripts/make_space.py web runs/space_web       # after `npm run build` in web/
     hf upload me/deepspeech2 runs/space . --repo-type space
 
-Front matter and requirements are made from pyproject.toml, so that they cannot disagree with it.
+Front matter and requirements of the page are made from pyproject.toml, so that they cannot disagree with it; the card of the
+static Space is web/README.md.
 """
 
 import argparse
@@ -53,11 +54,10 @@ def make_page(folder: Path, project: dict) -> None:
     )
 
 
-def make_web(folder: Path, project: dict) -> None:
+def make_web(folder: Path, _: dict) -> None:
     if not (BUILT / "index.html").is_file():
         raise SystemExit(f"There is no built page in {BUILT}: run `npm run build` in web/ first.")
-    shutil.copytree(BUILT, folder, dirs_exist_ok=True)
-    write_card(folder, project, sdk="static", app_file="index.html")
+    shutil.copytree(BUILT, folder, dirs_exist_ok=True)  # its README.md is the card of the Space
 
 
 def main() -> None:

@@ -157,3 +157,10 @@ def test_space_of_the_page(tmp_path):
     assert data.sdk == "gradio" and (tmp_path / "space" / data.app_file).is_file()
     lines = (tmp_path / "space" / "requirements.txt").read_text().splitlines()
     assert {"torch", "transformers", "matplotlib"} <= {Requirement(line).name for line in lines}
+
+
+def test_static_space():
+    """`web/README.md` is built into the page without a server, and is the card of its Space."""
+    data = SpaceCard.load(REPOSITORY / "web" / "README.md").data
+    assert data.sdk == "static" and data.license == "apache-2.0"
+    assert (REPOSITORY / "web" / "src" / data.app_file).is_file()
