@@ -28,6 +28,7 @@ FAST_TESTS = [
     "tests/test_processing_deepspeech2.py",
     "tests/test_public_names.py",
     "tests/test_tokenization_deepspeech2.py",
+    "tests/training/test_arguments.py",
     "tests/training/test_publishing.py",
 ]
 
