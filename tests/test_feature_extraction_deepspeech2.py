@@ -72,7 +72,7 @@ def test_number_of_frames(samples: int):
 
 
 @pytest.mark.parametrize("normalization", ["training_set", "utterance", "none"])
-def test_company_does_not_matter(fitted, clips, normalization):
+def test_batch_invariance(fitted, clips, normalization):
     """Law 1: an utterance's features are bit for bit the same alone and among longer ones, the rest is padding."""
     extractor = DeepSpeech2FeatureExtractor(
         normalization=normalization, mean=fitted.mean, deviation=fitted.deviation, padding_value=-7.0

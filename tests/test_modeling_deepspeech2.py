@@ -1,4 +1,4 @@
-"""The model keeps the laws: company does not matter, padding is never read, the loss is CTC, every field does something."""
+"""The model keeps the laws: batch invariance, padding is never read, the loss is CTC, every field does something."""
 
 import itertools
 import math
@@ -53,7 +53,7 @@ def batch(lengths: list[int], bins: int = 21, padding: float = float("nan")) -> 
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
-def test_company_does_not_matter(changes):
+def test_batch_invariance(changes):
     """Law 1: at inference an utterance's logits are those that it has alone, and its padding says blank."""
     model = small_model(**changes).eval()
     lengths = [40, 17, 1, 29]

@@ -436,7 +436,7 @@ def test_decoder_of_the_folder_is_used(recognizer, with_decoder, tiny_model_with
     assert differ == 4
 
 
-def test_decoder_company_does_not_matter(with_decoder, uneven):
+def test_batch_invariance_of_the_decoder(with_decoder, uneven):
     """Law 1 with a language model: batches of eight give what single calls give, text, times and all."""
     single = [with_decoder(waveform, return_timestamps="word") for waveform in uneven]
     together = with_decoder(list(uneven), batch_size=8, return_timestamps="word")

@@ -42,7 +42,7 @@ def test_the_cost_is_that_of_all_paths(text):
     assert (found.frames, found.characters) == (6, len(text))
 
 
-def test_costs_do_not_depend_on_the_company(make_tiny_model, processor, clips):
+def test_costs_do_not_depend_on_the_batch(make_tiny_model, processor, clips):
     """Batches of many lengths give what each clip gives alone; and what does not fit costs infinity, and is no error."""
     model = make_tiny_model().fold_batch_norm()
     waveforms = [clip.waveform for clip in clips]

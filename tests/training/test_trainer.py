@@ -152,7 +152,7 @@ def test_accumulation_of_two_batches_is_one_of_twice_the_size(make_tiny_model, p
         trainer = Trainer(model, arguments(tmp_path / name, **settings), DataCollator(processor), speech)
         trainer.train()
         found.append(next((row["loss"], row["grad_norm"]) for row in trainer.state.log_history if "loss" in row))
-    assert found[0] == pytest.approx(found[1], rel=1e-5 if batch_norm == "off" else 0.5)
+    assert found[0] == pytest.approx(found[1], rel=1e-5 if batch_norm == "off" else 0.2)
 
 
 def test_the_example(tmp_path, capsys):
