@@ -31,12 +31,13 @@ def run(settings: argparse.Namespace) -> int:
     from .recognizer import load
 
     try:
-        from ..export.folder import export
+        from ..export.folder import check_output, export
     except ImportError as error:
         raise UserError(f"the export needs the package onnx ({error}): pip install onnx") from error
 
     if settings.split and not settings.dataset:
         raise UserError("--split: found splits without --dataset, expected the data set that they are of.")
+    check_output(settings.output)
     columns = (settings.audio_column, settings.text_column, settings.duration_column)
     splits = {split: SpeechData(settings.dataset, [split], *columns) for split in settings.split}
     model, processor = load(settings)

@@ -17,12 +17,12 @@ class Rates(NamedTuple):
 
 _DESCRIPTIONS = {
     "model.onnx": "waveform to logits, float32",
-    "model_fp16.onnx": "the same with weights in float16",
-    "model_quantized.onnx": "the same with weights in int8, one scale a row",
+    "model_fp16.onnx": "the same with weights in 16 bits, one scale a row",
+    "model_quantized.onnx": "the same with weights in 8 bits, one scale a row",
     "model_unit_variance.onnx": "for programs that scale every waveform to unit variance (sherpa-onnx)",
     "live.onnx": "samples and states to logits and states, for streams",
-    "live_fp16.onnx": "the same with weights in float16",
-    "live_quantized.onnx": "the same with weights in int8",
+    "live_fp16.onnx": "the same with weights in 16 bits",
+    "live_quantized.onnx": "the same with weights in 8 bits",
 }
 
 _TEMPLATE = """---

@@ -25,8 +25,9 @@ from .offline import offline_graph
 from .vocabulary import symbols_of, tokenizer_json, tokens_txt
 
 
-# The names that transformers.js looks for when it is asked for dtype "fp32", "fp16" and "q8".
-FILES: dict[str, WeightType] = {"": "float32", "_fp16": "float16", "_quantized": "int8"}
+# The names that transformers.js looks for when it is asked for dtype "fp32", "fp16" and "q8". In as many bits, integers with
+# a scale for each row are several times as exact as float16.
+FILES: dict[str, WeightType] = {"": "float32", "_fp16": "int16", "_quantized": "int8"}
 RULES = ("language", "numerals", "label_unit", "word_boundaries")  # of the text, which other programs do not know
 UNIT_VARIANCE = "model_unit_variance.onnx"
 # Of speech, from peak to peak within [-1, 1], to the unit variance that some programs scale it to.
@@ -56,8 +57,7 @@ def export(
         UserError: `output` holds something, other programs cannot spell the alphabet, or the model cannot transcribe a
             stream, although `live` asks for that.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"OUTPUT: {output} is there already; name a new folder, so that nothing is overwritten.")
+    check_output(output)
     symbols = symbols_of(processor.tokenizer)
     if live:
         check_live(model, processor.feature_extractor)
@@ -79,6 +79,12 @@ def export(
         os.replace(unfinished, output)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_output(output: Path) -> None:
+    """Raises UserError for a place that holds something."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"OUTPUT: {output} is there already; name a new folder, so that nothing is overwritten.")
 
 
 def _umask() -> int:

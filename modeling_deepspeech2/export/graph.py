@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, checker, h
 
 OPSET, IR_VERSION = 17, 8
 
-WeightType = Literal["float32", "float16", "int8"]
+WeightType = Literal["float32", "int16", "int8"]
 Operand = str | float | int | Sequence[int] | np.ndarray | None
 
 
@@ -73,7 +73,7 @@ class Graph:
         return name
 
     def weight(self, array: np.ndarray, row_axes: tuple[int, ...] = (0,)) -> str:
-        """A matrix in the type that the graph stores; int8 has one scale for each row.
+        """A matrix in the type that the graph stores; integers have one scale for each row.
 
         Args:
             row_axes: the axes that count the rows.
@@ -87,12 +87,11 @@ class Graph:
         return self._weights[key]
 
     def _compressed(self, array: np.ndarray, row_axes: tuple[int, ...]) -> str:
-        if self.weights == "float16":
-            return self.Cast(array.astype(np.float16), to=TensorProto.FLOAT)
+        dtype = np.dtype(self.weights)
         axes = tuple(axis for axis in range(array.ndim) if axis not in row_axes)
-        scale = np.abs(array).max(axis=axes, keepdims=True) / 127
+        scale = np.abs(array).max(axis=axes, keepdims=True) / np.iinfo(dtype).max
         scale[scale == 0] = 1
-        quantized = np.rint(array / scale).astype(np.int8)
+        quantized = np.rint(array / scale).astype(dtype)
         # Not DequantizeLinear: runtimes fold a cast and a product of constants when they load, but not that.
         return self.Mul(self.Cast(quantized, to=TensorProto.FLOAT), scale)
 

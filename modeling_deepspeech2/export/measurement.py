@@ -37,7 +37,7 @@ def measure_files(folder: Path, processor: Any, splits: dict[str, SpeechData]) -
         for waveform, reference in _utterances(data, processor):
             references.append(reference)
             for name, session in sessions.items():
-                samples = _unit_variance(waveform) if "unit_variance" in name else waveform
+                samples = unit_variance(waveform) if "unit_variance" in name else waveform
                 (logits,) = session.run(["logits"], {"input_values": samples[None]})
                 texts[name].append(processor.tokenizer.decode(logits[0].argmax(-1)))
         if not references:
@@ -62,6 +62,6 @@ def _utterances(data: SpeechData, processor: Any) -> Iterator[tuple[np.ndarray, 
                 yield waveform, reference
 
 
-def _unit_variance(waveform: np.ndarray) -> np.ndarray:
+def unit_variance(waveform: np.ndarray) -> np.ndarray:
     """What programs for such graphs do."""
     return ((waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-5)).astype(np.float32)

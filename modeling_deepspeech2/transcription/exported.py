@@ -27,7 +27,7 @@ from .chunks import BLOCK_SECONDS, CHUNK_SECONDS, CHUNKS, CONTEXT_SECONDS, overl
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-SUFFIXES = {"float32": "", "float16": "_fp16", "int8": "_quantized"}  # of the files' names
+SUFFIXES = {"float32": "", "int16": "_fp16", "int8": "_quantized"}  # of the files' names
 
 
 class ExportedTokenizer(Spelling):
@@ -67,7 +67,7 @@ class ExportedModel:
 
     Args:
         name: a folder as `deepspeech2 export` wrote it, or a repository on the Hub.
-        weights: which files: "float32", "float16" or "int8".
+        weights: which files: "float32", "int16" or "int8".
         threads: of onnxruntime; None: as many as cores.
 
     Raises:

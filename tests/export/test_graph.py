@@ -23,10 +23,10 @@ def test_a_call_adds_a_node_and_equal_arrays_are_stored_once():
 
 
 @pytest.mark.parametrize(
-    ("weights", "tolerance", "bytes_each"), [("float32", 0, 4), ("float16", 5e-4, 2), ("int8", 1 / 254, 1)]
+    ("weights", "tolerance", "bytes_each"), [("float32", 0, 4), ("int16", 1 / 65_534, 2), ("int8", 1 / 254, 1)]
 )
 def test_weights_are_stored_as_asked_and_computed_in_float32(weights, tolerance, bytes_each):
-    """int8 has one scale for each row: a row of small numbers keeps its precision beside one of large numbers."""
+    """Integers have one scale for each row: a row of small numbers keeps its precision beside one of large numbers."""
     matrix = np.random.default_rng(0).normal(size=(3, 500)) * np.array([[1e-3], [1.0], [0.0]])
     graph = Graph(weights)
     model = build(graph, graph.MatMul("x", graph.weight(matrix)), ["n", 500])

@@ -83,6 +83,7 @@ def visit(page, speech):
     ):
         browser.get(address)
         wait(browser, "return document.getElementById('status').textContent === 'Ready.'")
+        print(f"ready {browser.execute_script('return measured.ready') / 1000:.2f} s after the page was opened")
         yield browser, server, address
 
 
@@ -101,9 +102,12 @@ def transcribe_file(browser, file: Path) -> None:
     wait(browser, "return document.getElementById('status').textContent.includes('s of audio in')")
 
 
-def test_a_file_becomes_the_text_that_python_writes_with_words_in_time(visit, speech, expected):
+def test_a_file_becomes_the_text_that_python_writes_with_words_in_time(visit, speech, waveform, expected):
     browser, _, _ = visit
+    before = browser.execute_script("return performance.now()")
     transcribe_file(browser, speech)
+    seconds = (browser.execute_script("return measured.text") - before) / 1000
+    print(f"text {seconds:.2f} s after a file of {len(waveform) / RATE:.1f} s was chosen")
     assert browser.find_element("id", "text").text == expected.text
     words = browser.execute_script(
         "return [...document.querySelectorAll('#text span')]"

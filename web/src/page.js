@@ -18,7 +18,8 @@ function ask(task, content) {
 }
 
 const say = (message) => (find("status").textContent = message);
-const measured = (window.measured = { pieces: [] }); // milliseconds, for whoever wants to know
+// Milliseconds: of each piece, and since the page was opened, until a model is ready and until there is a first text.
+const measured = (window.measured = { pieces: [], ready: null, text: null });
 
 let model = null;
 let sound = null; // what the words play
@@ -31,6 +32,7 @@ async function choose(name) {
   find("microphone").disabled = !model.liveStates;
   find("microphone").title = model.liveStates ? "" : "This model reads whole recordings only.";
   find("text").lang = model.language;
+  measured.ready ??= performance.now();
   say("Ready.");
 }
 
@@ -45,7 +47,8 @@ function show({ text, words }) {
     return word.spaced && index ? [" ", span] : [span];
   });
   find("text").replaceChildren(...spans);
-  if (!text) find("text").textContent = "…";
+  if (text) measured.text ??= performance.now();
+  else find("text").textContent = "…";
 }
 
 find("text").addEventListener("click", ({ target }) => {
