@@ -168,7 +168,7 @@ def spell_numerals(text: str, language: str | None) -> str:
     Raises:
         ImportError: there are digits, and the package that reads them is not installed.
     """
-    if not any(map(str.isnumeric, text)):
+    if not any(map(str.isnumeric, text)) or not _is_read(language):
         return text
     text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text)  # Arabic-Indic and the like
     if language == "zh":
@@ -192,12 +192,21 @@ def _package(name: str) -> Any:
 
 
 def check_numerals_language(language: str | None) -> None:
-    """UserError for a language whose digits nothing here reads, where that can be known."""
+    """Names a language whose digits nothing here reads; they stay in the text, where they are unknown characters.
+
+    Raises:
+        UserError: no language.
+    """
     if language is None:
         raise UserError("language: found None with numerals='spell', expected the language to read the digits in.")
+    if not _is_read(language):
+        logger.warning("numerals='spell': num2words reads no numbers in language %r, so digits stay as they are.", language)
+
+
+def _is_read(language: str | None) -> bool:
+    """Whether digits of the language can be read, as far as that is known without num2words."""
     num2words = _package("num2words")
-    if language != "zh" and num2words and _CODES.get(language, language) not in num2words.CONVERTER_CLASSES:
-        raise UserError(f"language: found {language!r} with numerals='spell', expected one that num2words reads.")
+    return language == "zh" or num2words is None or _CODES.get(language, language) in num2words.CONVERTER_CLASSES
 
 
 _MANDARIN_SIGNS = {"$": "美元", "€": "欧元", "£": "英镑", "¥": "元"}

@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import ctc_loss
 
 from ..errors import UserError
+from ..script import split_words
 
 
 try:
@@ -83,7 +84,7 @@ def score(waveforms: list[np.ndarray], texts: list[list[str]], model: Any, proce
 
 def _score(log_probs: torch.Tensor, text: str, tokenizer: Any) -> Scores:
     labels = tokenizer(text)["input_ids"]
-    words = len(tokenizer.normalize(text).split())
+    words = len(split_words(tokenizer.normalize(text), tokenizer.word_boundaries))
     cost = ctc_loss(
         log_probs[:, None],
         torch.tensor([labels], dtype=torch.long).reshape(1, -1),

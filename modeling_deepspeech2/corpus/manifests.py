@@ -104,9 +104,10 @@ def _clip(row: Row, file: Path, root: Path, split: str | None, columns: Manifest
     split = split or row.fields.get("split") or None
     start = row.fields.get("offset")  # NeMo's word for the start of a clip in a longer file
     problem = ""
-    for what, value in (("audio", audio), ("text", text)):
-        if not isinstance(value, str) and not (value is None and what == "text"):
+    for what, value in (("audio", audio), ("text", text), ("split", split)):
+        if not isinstance(value, str) and not (value is None and what != "audio"):
             problem = f"Its {what} must be text, but is {value!r:.80}."
+            split = None if what == "split" else split
     end = None
     try:
         start = float(start) if start not in (None, "") else None

@@ -13,11 +13,14 @@ import numpy as np
 import soundfile
 import soxr
 import torch
+from transformers.utils import logging
 
-from ..audio import read_waveform
+from ..audio import AudioError, read_waveform
 from .durations import duration_of, size_of
 from .sources import DataError, open_source
 
+
+logger = logging.get_logger(__name__)
 
 # Section 5.3 of the paper adds noise to 40 % of the utterances, at 0 to 30 dB.
 SIGNAL_TO_NOISE_DB = (0.0, 30.0)
@@ -141,9 +144,13 @@ class Augmentation:
     def _noise(self, samples: int, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
         """A stretch of a recording, or generated noise if there are no recordings."""
         if self.noise:
-            noise = read_waveform(self.noise[generator.integers(len(self.noise))], sampling_rate, "a recording of noise")
-            start = generator.integers(len(noise))
-            return np.resize(np.roll(noise, -start), samples)  # from its beginning again where it is too short
+            recording = self.noise[generator.integers(len(self.noise))]
+            try:
+                noise = read_waveform(recording, sampling_rate, f"the noise {recording.get('path') or 'in the data set'}")
+                start = generator.integers(len(noise))
+                return np.resize(np.roll(noise, -start), samples)  # from its beginning again where it is too short
+            except (AudioError, OSError) as error:  # its header was whole; the utterance is not to blame
+                logger.warning_once(f"Generated noise takes the place of a recording: {error}")
         return colorednoise.powerlaw_psd_gaussian(generator.uniform(*NOISE_COLOURS), samples, random_state=generator)
 
     def mask(self, features: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:

@@ -28,7 +28,11 @@ from .output_folder import write_text
 
 RECORD = "run.json"
 _REPOSITORY = Path(__file__).parents[2]
-_PATH = re.compile(r"(?<![\w.:/~-])(?:~?/|[A-Za-z]:[\\/])[^\s'\",\]\[]+")  # absolute, in a text
+# Absolute, in a text, also as a URL of a file and from somebody's home on; those of other URLs stay.
+_PATH = re.compile(
+    r"(?<![\w./~-])(?<!\w:)(?:file:(?://[\w.-]*)?(?=/)|(?=~?/[^\s'\"]|~\w[\w.-]*/|[A-Za-z]:[\\/]))([^\s'\",\]\[]+)"
+)
+_HOME = re.compile(r"^(?:~\w[\w.-]*|(?:[A-Za-z]:)?/(?:home|Users)/[^/]+)(?=/)")
 _KEPT_PARTS = 2  # of a path outside the working folder
 
 
@@ -130,10 +134,11 @@ def portable(value: Any) -> Any:
 
 def _without_places(text: str) -> str:
     def shortened(match: re.Match) -> str:
-        path = Path(match[0]).expanduser()
+        path = Path(match[1].replace("\\", "/"))
+        path = path.expanduser() if path.parts[0] == "~" else path
         if path.is_relative_to(Path.cwd()):
             return str(path.relative_to(Path.cwd()))
-        return "/".join(path.parts[1:][-_KEPT_PARTS:])
+        return "/".join(Path(_HOME.sub("", str(path))).parts[1:][-_KEPT_PARTS:])
 
     text = _PATH.sub(shortened, text)
     for name in {_user(), socket.gethostname()} - {"", "root"}:

@@ -24,7 +24,7 @@ def plain_cost(log_probs: torch.Tensor, labels: list[int], blank: int) -> float:
 class ThreeSymbols:
     """A tokenizer of blank, a and b."""
 
-    pad_token_id = 0
+    pad_token_id, word_boundaries = 0, "spaces"
 
     def __call__(self, text):
         return {"input_ids": [" ab".index(character) for character in text]}
@@ -40,6 +40,14 @@ def test_the_cost_is_that_of_all_paths(text):
     labels = [" ab".index(character) for character in text]
     assert found.cost == pytest.approx(plain_cost(log_probs, labels, 0), rel=1e-9)
     assert (found.frames, found.characters) == (6, len(text))
+
+
+def test_words_of_chinese_are_its_characters():
+    """A sentence without spaces is not one word, which would teach the filter nothing."""
+    tokenizer = ThreeSymbols()
+    tokenizer.word_boundaries, tokenizer.normalize = "characters", lambda text: "今天好 ok"
+    found = _score(torch.zeros(3, 3, dtype=torch.float64).log_softmax(-1), "a", tokenizer)
+    assert found.words == 4
 
 
 def test_costs_do_not_depend_on_the_batch(make_tiny_model, processor, clips):

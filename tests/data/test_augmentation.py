@@ -130,3 +130,15 @@ def test_silence_goes_before_and_after_the_speech():
     edges = [np.abs(waveform[:200]).max() for waveform in padded]
     assert 0 < sum(edge == 0 for edge in edges) < 30  # digital zero in some, noise in the others
     assert max(edges) < 0.1
+
+
+def test_noise_that_breaks_while_it_is_decoded_costs_no_utterance(tmp_path, caplog):
+    """Its header was whole when the run began; generated noise takes its place, and the file is named once."""
+    file = tmp_path / "rain.flac"
+    soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(RATE), RATE)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    [noise], _ = noise_recordings(str(tmp_path))
+    file.unlink()
+    augmentation = Augmentation(noise_share=1.0, noise=[noise])
+    changed = [augmentation.change(speech(), RATE, augmentation.generator("clip")) for _ in range(2)]
+    assert np.array_equal(*changed) and not np.array_equal(changed[0], speech())

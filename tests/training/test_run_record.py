@@ -24,6 +24,13 @@ from modeling_deepspeech2.training.run_record import commit, portable, versions
         ("openslr/librispeech_asr https://hub.example/me/model", "openslr/librispeech_asr https://hub.example/me/model"),
         ("about ~20 hours, train / test, ~ or null", "about ~20 hours, train / test, ~ or null"),
         ("the model `/home/somebody/runs/first`", "the model `runs/first`"),
+        ("file:///home/somebody/speech", "speech"),
+        ("--dataset=file://server/home/somebody/speech/a.parquet", "--dataset=speech/a.parquet"),
+        ("parquet::file:/home/somebody/a/b", "parquet::a/b"),
+        ("~somebody/speech and /home/somebody/x", "speech and x"),
+        (r"C:\Users\somebody\speech", "speech"),
+        ("/Users/somebody/deep/speech/train", "speech/train"),
+        ("hf://datasets/me/speech s3://bucket/me", "hf://datasets/me/speech s3://bucket/me"),
     ],
 )
 def test_paths_of_this_machine_are_shortened(text, expected):
