@@ -69,11 +69,13 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def watch(self, file: str, rate: int) -> Iterator[np.ndarray]:
-        """Passes on the audio of a file and counts it."""
+    def watch(self, file: str, rate: int, channel: int | None = None) -> Iterator[np.ndarray]:
+        """Passes on the audio of a file, or of one channel, and counts it; of several channels only the first."""
         self.bar.set_description_str(f"{Path(file).name} ")
-        for block in read_audio_blocks(file, rate, BLOCK_SECONDS):
+        for block in read_audio_blocks(file, rate, BLOCK_SECONDS, channel=channel):
             yield block
+            if channel:
+                continue
             speed = (self.bar.n + len(block) / rate) / max(time.perf_counter() - self.begin, 1e-3)
             self.bar.set_postfix_str(f"{speed:.0f} × real time", refresh=False)
             self.bar.update(len(block) / rate)

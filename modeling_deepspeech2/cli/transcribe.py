@@ -1,6 +1,9 @@
 """Transcribes recordings of any length and format. Files that cannot be used are reported, and the others continue."""
 
 import argparse
+import contextlib
+import dataclasses
+import heapq
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,14 +15,14 @@ from .options import add_decoder, add_engine, add_model, add_pause, add_precisio
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..hypotheses import Hypothesis
+    from ..hypotheses import Hypothesis, Span
 
     Recognize = Callable[[Iterable[np.ndarray]], Iterator[Hypothesis]]
 
 EPILOG = """examples:
   deepspeech2 transcribe demo/office.ogg --model checkpoints/deepspeech2-english
   deepspeech2 transcribe talks/*.mp3 --model runs/mine --format srt --output subtitles
-  deepspeech2 transcribe calls/*.wav --model runs/mine --lm off --format json > calls.jsonl"""
+  deepspeech2 transcribe calls/*.wav --model runs/mine --channels split --format json > calls.jsonl"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="chunks of 50 s that a bidirectional model reads at once: more take more memory (4)",
+    )
+    parser.add_argument(
+        "--channels",
+        choices=("mix", "split"),
+        default="mix",
+        help="split: transcribe each channel as a speaker of its own, as calls are recorded (%(default)s)",
     )
     parser.add_argument(
         "--format",
@@ -59,11 +68,13 @@ def run(settings: argparse.Namespace) -> int:
     lengths = [audio_seconds(file) for file in settings.files]
     with Progress(sum(length or 0 for length in lengths), all(lengths)) as progress:
         for file, output in zip(settings.files, outputs):
-            utterances = recognize(progress.watch(file, rate))
             try:
-                with written(output) as stream:
+                with written(output) as stream, contextlib.ExitStack() as stack:
+                    channels = _channels(file) if settings.channels == "split" else [None]
+                    streams = [stack.enter_context(contextlib.closing(progress.watch(file, rate, one))) for one in channels]
+                    spoken = [recognize(blocks) for blocks in streams]
                     prefix = f"{file}: " if output is None and len(outputs) > 1 else ""
-                    for part in _formatted(settings.format, file, utterances, prefix):
+                    for part in _formatted(settings.format, file, spoken, prefix):
                         progress.write(part, stream)
             except BrokenPipeError:
                 raise
@@ -124,19 +135,58 @@ def _outputs(settings: argparse.Namespace) -> list[Path | None]:
     return list(owners)
 
 
-def _formatted(style: str, file: str, utterances: "Iterable[Hypothesis]", prefix: str) -> Iterator[str]:
+def _channels(file: str) -> list[int]:
+    """The channels of a file that can be read several times."""
+    from ..audio import AudioError, name_of, open_audio
+
+    if file == "-" or "://" in file:
+        raise AudioError(f"{name_of(file)} cannot be read once for each channel, as --channels split does: save it first.")
+    with open_audio(file, name_of(file), streams=False) as opened:
+        return list(range(opened.header.channels))
+
+
+def _formatted(style: str, file: str, channels: "list[Iterator[Hypothesis]]", prefix: str) -> Iterator[str]:
     from ..transcription.subtitles import make_cues, srt, vtt
     from .output import as_json, spans
 
     if style == "txt":
-        for utterance in utterances:
-            yield f"{prefix}{utterance.text}\n"
+        for speaker, utterance in _by_time(channels):
+            yield f"{prefix}{_named(speaker)}{utterance.text}\n"
     elif style == "json":
         found = [
             {"start": item.words[0].start, "end": item.words[-1].end, "text": item.text, "words": spans(item.words)}
-            for item in utterances
+            | ({} if speaker is None else {"speaker": speaker})
+            for speaker, item in _by_time(channels)
         ]
         yield as_json({"file": file, "utterances": found})
     else:
-        cues = make_cues(utterance.words for utterance in utterances)
-        yield from (srt if style == "srt" else vtt)(cues)
+        cues = [make_cues(words) for words in map(_words_to_show, _numbered(channels), channels)]
+        yield from (srt if style == "srt" else vtt)(heapq.merge(*cues, key=lambda cue: cue.start))
+
+
+def _numbered(channels: "list[Iterator[Hypothesis]]") -> list[int | None]:
+    """The number of each speaker, from 1; None for one alone."""
+    return [None] if len(channels) == 1 else list(range(1, len(channels) + 1))
+
+
+def _by_time(channels: "list[Iterator[Hypothesis]]") -> "Iterator[tuple[int | None, Hypothesis]]":
+    """The utterances of all channels by their beginnings, with the number of the speaker."""
+    if len(channels) == 1:
+        return ((None, utterance) for utterance in channels[0])
+
+    def spoken(speaker: int | None, utterances: "Iterator[Hypothesis]") -> "Iterator[tuple[float, int | None, Hypothesis]]":
+        return ((utterance.words[0].start, speaker, utterance) for utterance in utterances if utterance.words)
+
+    merged = heapq.merge(*map(spoken, _numbered(channels), channels), key=lambda item: item[:2])
+    return ((speaker, utterance) for _, speaker, utterance in merged)
+
+
+def _named(speaker: int | None) -> str:
+    return "" if speaker is None else f"Speaker {speaker}: "
+
+
+def _words_to_show(speaker: int | None, utterances: "Iterator[Hypothesis]") -> "Iterator[list[Span]]":
+    """The words of each utterance, the first one behind the speaker's name."""
+    for utterance in utterances:
+        first, *others = utterance.words
+        yield [dataclasses.replace(first, text=_named(speaker) + first.text), *others]

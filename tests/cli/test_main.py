@@ -113,7 +113,7 @@ def test_bad_settings_stop_before_any_audio(
     capsys, tiny_model_folder, live_folder, files, tmp_path, monkeypatch, arguments, message
 ):
     """One sentence, exit status 2, and no audio was opened."""
-    monkeypatch.setattr(output, "read_audio_blocks", lambda *_: pytest.fail("audio was read"))
+    monkeypatch.setattr(output, "read_audio_blocks", lambda *_, **__: pytest.fail("audio was read"))
     monkeypatch.setattr(live_sound, "pipe", lambda *_: pytest.fail("audio was read"))
     names = {"FILE": files[0], "MODEL": tiny_model_folder, "LIVE": live_folder, "OUT": tmp_path / "out"}
     status, out, err = run(capsys, *(names.get(argument, argument) for argument in arguments))
@@ -169,6 +169,43 @@ def test_a_mistake_is_a_sentence_and_debug_shows_where(capsys, tmp_path):
     assert status == 2 and err.startswith("deepspeech2 publish: --model: there is no") and err.count("\n") == 1
     with pytest.raises(UserError):
         main([*map(str, arguments), "--debug"])
+
+
+@pytest.fixture(scope="module")
+def call(clips, tmp_path_factory) -> Path:
+    """Two speakers, each in a channel, who speak at the same time."""
+    file = tmp_path_factory.mktemp("calls") / "call.wav"
+    both = [np.pad(clip.waveform, (place, 60_000))[:80_000] for clip, place in zip(clips[2:], (0, 8_000))]
+    soundfile.write(file, np.stack(both, 1), RATE)
+    return file
+
+
+def test_each_channel_is_a_speaker(capsys, live_folder, call, tmp_path):
+    """Every channel gives the utterances that it gives as a file of its own, in the order of time."""
+    expected = []
+    for speaker, samples in enumerate(soundfile.read(call)[0].T, 1):
+        soundfile.write(tmp_path / "one.wav", samples, RATE)
+        out = run(capsys, "transcribe", tmp_path / "one.wav", "--model", live_folder, "--format", "json")[1]
+        expected += [utterance | {"speaker": speaker} for utterance in json.loads(out)["utterances"]]
+    split = ["transcribe", call, "--model", live_folder, "--channels", "split"]
+    status, out, _ = run(capsys, *split, "--format", "json")
+    found = json.loads(out)["utterances"]
+    assert status == 0 and {one["speaker"] for one in found} == {1, 2}
+    assert found == sorted(expected, key=lambda one: (one["start"], one["speaker"]))
+    status, out, _ = run(capsys, *split)
+    assert status == 0 and out.splitlines() == [f"Speaker {one['speaker']}: {one['text']}" for one in found]
+    for style in ("srt", "vtt"):
+        status, out, _ = run(capsys, *split, "--format", style)
+        assert status == 0 and "\nSpeaker 1: " in out and "\nSpeaker 2: " in out
+
+
+def test_channels_of_what_is_read_once_are_not_split(capsys, live_folder, call, files):
+    """One sentence for a pipe; a mono file has no speakers; the batch goes on."""
+    status, out, err = run(
+        capsys, "transcribe", "-", files[0], call, "--model", live_folder, "--channels", "split", "--lm", "off"
+    )
+    assert status == 1 and "the standard input cannot be read once for each channel" in err
+    assert f"{files[0]}: " in out and f"{files[0]}: Speaker" not in out and f"{call}: Speaker 2: " in out
 
 
 def test_the_decoder_of_the_folder_is_the_default(capsys, tiny_model_with_decoder, files, clips):
