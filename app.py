@@ -38,6 +38,7 @@ MODELS = {name: str(HERE / f"checkpoints/deepspeech2-{name}") for name in ("engl
 CLIPS = HERE / "demo/speech"
 NUM_CLIPS = 12  # to pick from, in each language
 EXAMPLES = {"English": (HERE / "demo/office.ogg", "turn on the light in the office")}  # what the page opens with
+UPLOADS_KEPT = (60, 600)  # seconds: every minute, what was uploaded or recorded ten minutes ago is deleted
 LONGEST_CLIP = 30  # seconds; of longer ones the picture is too wide to look at
 
 
@@ -76,7 +77,9 @@ def transcribe(recognizers: dict[str, Recognizer], file: str, language: str) -> 
     except AudioError as error:
         raise gradio.Error(str(error)) from error
     words = [dataclasses.asdict(word) for word in trace.words]
-    return trace.hypotheses[0].text, {"seconds": trace.seconds, "words": words}
+    for word in words:
+        word |= {"start": word["start"] + trace.begins, "end": word["end"] + trace.begins}
+    return trace.hypotheses[0].text, {"seconds": trace.begins + trace.seconds, "words": words}
 
 
 # Live.
@@ -196,7 +199,7 @@ def build_page(
     def choice(language: str) -> dict:
         return {"choices": clips[language], "value": None, "visible": bool(clips[language])}
 
-    with gradio.Blocks(title="Deep Speech 2", analytics_enabled=False) as page:
+    with gradio.Blocks(title="Deep Speech 2", analytics_enabled=False, delete_cache=UPLOADS_KEPT) as page:
         gradio.HTML("<h1>Deep Speech 2</h1><p>How a neural network turns speech into text, step by step.</p>")
         if recognizers:
             with gradio.Tab("A clip"):

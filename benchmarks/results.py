@@ -33,6 +33,7 @@ from modeling_deepspeech2.hypotheses import Hypothesis
 from modeling_deepspeech2.language_models.confidence import Confidences
 from modeling_deepspeech2.recognition import Recognition
 from modeling_deepspeech2.training.metrics import ErrorRates
+from modeling_deepspeech2.transcription.recordings import recording_logits
 
 
 Recogniser = Callable[[np.ndarray], Hypothesis]
@@ -43,13 +44,11 @@ SILENCE_SECONDS = 0.5
 def ours(
     model: DeepSpeech2ForCTC, processor: DeepSpeech2Processor, decoder: CTCBeamSearchDecoder | None = None
 ) -> Recogniser:
-    rate = processor.feature_extractor.sampling_rate
     recognition = Recognition(processor.tokenizer, model.config, decoder)
 
     @torch.inference_mode()
     def transcribe(waveform: np.ndarray) -> Hypothesis:
-        inputs = processor(waveform, sampling_rate=rate, return_tensors="pt")
-        return recognition.transcript([model(**inputs).logits[0]])[0]
+        return recognition.transcript(recording_logits(model, processor.feature_extractor, waveform))[0]
 
     return transcribe
 

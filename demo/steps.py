@@ -18,6 +18,7 @@ from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.figure import Figure
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
+from modeling_deepspeech2.conditioning import condition
 from modeling_deepspeech2.decoding_deepspeech2 import Hypothesis, Span, has_decoder, log_softmax
 from modeling_deepspeech2.recognition import Recognition
 
@@ -63,7 +64,8 @@ class Run(NamedTuple):
 class Trace:
     """A clip, and the result of each step of one pass."""
 
-    waveform: np.ndarray  # (samples,)
+    waveform: np.ndarray  # (samples,), as the model gets it: without the silence around it
+    begins: float  # second of the clip at which it begins
     sampling_rate: int
     hop: float  # seconds from one frame of the spectrogram to the next
     spectrogram: np.ndarray  # (frames, bins), normalised: what the model gets
@@ -85,11 +87,18 @@ class Trace:
         return [Span(word.text, word.start, min(word.end, self.seconds), word.confidence) for word in best]
 
 
+def conditioned_clip(waveform: np.ndarray, rate: int, is_whole: bool) -> tuple[float, np.ndarray]:
+    """The second at which what the model reads begins, and its samples; silence alone stays as it is."""
+    speech, before, _ = condition(waveform, rate, is_whole)
+    return (before / rate, speech) if len(speech) else (0.0, waveform)
+
+
 @torch.inference_mode()
 def trace_clip(recognizer: Recognizer, waveform: np.ndarray) -> Trace:
     """One pass of the model over a clip, shape (samples,), at the model's sampling rate."""
     model, extractor = recognizer.model, recognizer.processor.feature_extractor
     tokenizer, rate = recognizer.processor.tokenizer, extractor.sampling_rate
+    begins, waveform = conditioned_clip(waveform, rate, model.config.bidirectional)
     inputs, maps = recognizer.processor(waveform, sampling_rate=rate, return_tensors="pt"), []
     hook = model.deepspeech2.convolutions[0].register_forward_hook(lambda layer, inputs, outputs: maps.append(outputs[0]))
     try:
@@ -100,6 +109,7 @@ def trace_clip(recognizer: Recognizer, waveform: np.ndarray) -> Trace:
     recognition = Recognition(tokenizer, model.config, recognizer.decoder, n_best=NUM_HYPOTHESES)
     return Trace(
         waveform=waveform,
+        begins=begins,
         sampling_rate=rate,
         hop=extractor.hop_length / rate,
         spectrogram=inputs.input_features[0].numpy(),

@@ -8,6 +8,8 @@ that a live stream and a file give the same samples, in whatever pieces they com
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +18,17 @@ logger = logging.getLogger(__name__)
 
 FRAMES_PER_SECOND = 100
 NOTHING = 1e-5  # amplitude below that of 16-bit samples: digital zero
-STEADY_FRAMES = 20  # that must be equally loud to be silence
+STEADY_FRAMES = 30  # that must be equally loud to be silence
 STEADY_DB = 3.0  # above their mean is no longer silence
 LOUDEST_SILENCE = -40.0  # dBFS
+SILENT_LEVEL = -120.0  # dBFS of digital zero
 USUAL_LEVEL = -32.0  # dBFS of the loudest frame, from which on nothing is amplified
 TARGET_LEVEL = -18.0  # dBFS of the loudest frame after amplification
 HEADROOM = 8.0  # dB above that, before the gain is lowered
 SPEECH_RANGE = 15.0  # dB between the loudest and the quietest frame, if there is speech
 MEASURED_FRAMES = 50  # from the beginning of quiet speech on, to find its level
 WAITING_FRAMES = 100  # without speech that are held back at most
+BLANK_LOGIT = 10.0
 _EMPTY = np.zeros(0, np.float32)
 
 
@@ -44,22 +48,27 @@ class Conditioner:
         self.size = max(1, rate // FRAMES_PER_SECOND)  # samples in a frame
         self.skipped = 0  # samples taken off the beginning
         self.gain: float | None = None  # dB; None: not known yet
+        self._frames = 0  # output frames of skipped silence that were asked for
         self._held = _EMPTY  # samples that wait for a decision
-        self._is_silent = True  # nothing but silence so far
-        self._floor = np.inf  # dBFS of the quietest frame of what is held or was silence
+        self._stage = "zero"  # then "steady" silence, and "sound"
+        self._steady_level: float | None = None  # dBFS of the silence
+        self._floor = np.inf  # dBFS of the quietest frame so far
 
     def __call__(self, samples: np.ndarray = _EMPTY, last: bool = False) -> np.ndarray:
         """The samples that can be passed on, shape (samples,), float32; `last`: nothing comes after."""
-        if self.gain == 0.0 and not self._is_silent and not len(self._held):
+        if self._stage == "sound" and self.gain == 0.0 and not len(self._held):
             return samples
         self._held = np.concatenate([self._held, samples])
-        if self._is_silent:
-            self._skip_silence(last)
-            if self._is_silent:
-                return _EMPTY
-        if self.gain is None:
-            return self._find_level(last)
-        return self._amplify(last)
+        while self._stage != "sound" and self._skip_silence(last):
+            pass
+        if self._stage != "sound":
+            return _EMPTY
+        return self._find_gain(last) if self.gain is None else self._amplify(last)
+
+    def frames(self, samples_per_frame: int) -> int:
+        """Output frames of the silence that was taken off since the last call."""
+        before, self._frames = self._frames, round(self.skipped / samples_per_frame)
+        return self._frames - before
 
     def _levels(self, samples: np.ndarray) -> np.ndarray:
         """dBFS of each whole frame."""
@@ -70,92 +79,123 @@ class Conditioner:
         self._held = self._held[samples:]
         self.skipped += samples
 
-    def _skip_silence(self, last: bool) -> None:
-        while True:
+    def _skip_silence(self, last: bool) -> bool:
+        """Takes off silence; returns whether another stage has begun, so that there may be more."""
+        if self._stage == "zero":
             sounding = np.flatnonzero(np.abs(self._held) > NOTHING)
-            if not len(sounding):  # digital zero so far
-                self._skip(len(self._held))
-                return
-            if sounding[0]:
-                self._floor = -120.0
-                self._skip(int(sounding[0]))
-            levels = self._levels(self._held)
-            if len(levels) < STEADY_FRAMES:
-                self._is_silent = not last
-                return
-            steady = levels[:STEADY_FRAMES]
-            level = float(10 * np.log10(np.mean(10 ** (steady / 10))))
-            if level > LOUDEST_SILENCE or np.abs(steady - level).max() > STEADY_DB:
-                self._is_silent = False
-                return
-            self._floor = min(self._floor, level)
-            louder, quieter = levels > level + STEADY_DB, levels < level - 2 * STEADY_DB
-            louder[:-1] &= louder[1:]  # two in a row
-            changes = np.flatnonzero(louder[:-1] | quieter[:-1])
-            if not len(changes):
-                # The last frames may be the beginning of speech, the first ones are compared with what comes.
-                if last:
-                    self._skip(len(self._held))
-                elif len(levels) > 2 * STEADY_FRAMES:
-                    self._skip((len(levels) - 2 * STEADY_FRAMES) * self.size)
-                return
-            first = int(changes[0])
-            self._skip(max(0, first - 1) * self.size if louder[first] else first * self.size)
-            if louder[first]:
-                self._is_silent = False
-                return
-
-    def _find_level(self, last: bool) -> np.ndarray:
+            first = int(sounding[0]) if len(sounding) else len(self._held)
+            if self.skipped or first >= self.size or (last and not len(sounding)):
+                self._skip(first)
+                self._floor = SILENT_LEVEL
+            if len(sounding):
+                self._stage = "steady"
+            return len(sounding) > 0
         levels = self._levels(self._held)
-        if not len(levels):
-            return self._release(len(self._held)) if last else _EMPTY
-        if (usual := np.flatnonzero(levels > USUAL_LEVEL)).size and not self._is_measured(levels[: usual[0]]):
-            self.gain = 0.0
-            return self._release(len(self._held))
-        if self._is_measured(levels) or last:
-            floors = np.minimum.accumulate(np.minimum(levels, self._floor))
-            speech = np.flatnonzero(levels > floors + SPEECH_RANGE)
-            if len(speech):
-                level = float(levels[speech[0] : speech[0] + MEASURED_FRAMES].max())
-                self.gain = TARGET_LEVEL - level
-                logger.info(f"Quiet speech of {level:.0f} dBFS is amplified by {self.gain:.0f} dB.")
-                return self._amplify(last)
-            self.gain = 0.0
-            return self._release(len(self._held))
-        if (waiting := len(levels) - WAITING_FRAMES) > 0:
-            self._floor = min(self._floor, float(levels[:waiting].min()))
-            return self._release(waiting * self.size)
-        return _EMPTY
+        if self._steady_level is None:
+            return self._find_steady_level(levels, last)
+        louder = levels > self._steady_level + STEADY_DB
+        louder[:-1] &= louder[1:]  # two in a row, so that a click is no speech
+        changes = np.flatnonzero((louder | (levels < self._steady_level - 2 * STEADY_DB))[:-1])
+        if not len(changes):
+            self._skip(len(self._held) if last else max(0, len(levels) - 2) * self.size)
+            return False
+        first = int(changes[0])
+        self._stage, self._steady_level = ("sound", None) if louder[first] else ("zero", None)
+        self._skip((first - 1 if self._stage == "sound" and first else first) * self.size)
+        return True
 
-    def _is_measured(self, levels: np.ndarray) -> bool:
-        """Whether so much speech has come that its level is known."""
-        floors = np.minimum.accumulate(np.minimum(levels, self._floor))
+    def _find_steady_level(self, levels: np.ndarray, last: bool) -> bool:
+        steady = levels[:STEADY_FRAMES]
+        if len(steady) < STEADY_FRAMES and not last:
+            return False
+        level = float(10 * np.log10(np.mean(10 ** (steady / 10)))) if len(steady) else 0.0
+        if len(steady) < STEADY_FRAMES or level > LOUDEST_SILENCE or np.abs(steady - level).max() > STEADY_DB:
+            self._stage = "sound"
+        else:
+            self._steady_level, self._floor = level, min(self._floor, level)
+        return True
+
+    def _find_gain(self, last: bool) -> np.ndarray:
+        """Waits until half a second of speech has come, or something of the usual level."""
+        levels = self._levels(self._held)
+        floors = np.minimum.accumulate(np.minimum(levels, self._floor)) if len(levels) else levels
         speech = np.flatnonzero(levels > floors + SPEECH_RANGE)
-        return len(speech) > 0 and len(levels) >= speech[0] + MEASURED_FRAMES
+        end = int(speech[0]) + MEASURED_FRAMES if len(speech) else len(levels) + 1
+        if (levels[:end] > USUAL_LEVEL).any() or (last and not len(speech)):
+            self.gain = 0.0
+            return self._release(len(self._held))
+        if end <= len(levels) or last:
+            level = float(levels[speech[0] : end].max())
+            self.gain = TARGET_LEVEL - level
+            logger.info(f"Quiet speech of {level:.0f} dBFS is amplified by {self.gain:.0f} dB.")
+            before = self._release(max(0, min(end, len(levels)) - WAITING_FRAMES) * self.size)
+            return np.concatenate([before, self._amplify(last)])
+        waiting = max(0, len(levels) - WAITING_FRAMES)
+        self._floor = min(self._floor, float(levels[:waiting].min(initial=np.inf)))
+        return self._release(waiting * self.size)
 
     def _amplify(self, last: bool) -> np.ndarray:
         """Whole frames with the gain that each has; a louder voice lowers it from there on."""
         assert self.gain is not None
         levels = self._levels(self._held)
         gains = np.full(len(levels) + 1, self.gain)
-        while len(loud := np.flatnonzero(levels + gains[:-1] > TARGET_LEVEL + HEADROOM)):
-            first = int(loud[0])
-            gains[first:] = max(0.0, TARGET_LEVEL - float(levels[first]))
-            if gains[first] == 0.0:
-                break
+        while len(loud := np.flatnonzero((levels + gains[:-1] > TARGET_LEVEL + HEADROOM) & (gains[:-1] > 0))):
+            gains[loud[0] :] = max(0.0, TARGET_LEVEL - float(levels[loud[0]]))
         self.gain = float(gains[-1])
-        factors = np.repeat(10 ** (gains / 20), self.size)
-        held = self._held * factors[: len(self._held)].astype(np.float32)
-        whole = len(held) if last or self.gain == 0.0 else len(levels) * self.size
-        self._held = self._held[whole:]
-        return held[:whole]
+        whole = len(self._held) if last or self.gain == 0.0 else len(levels) * self.size
+        factors = np.repeat(10 ** (gains / 20), self.size).astype(np.float32)
+        return self._release(whole) * factors[:whole]
 
     def _release(self, samples: int) -> np.ndarray:
         released, self._held = self._held[:samples], self._held[samples:]
         return released
 
 
-def condition(waveform: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
-    """A whole recording, and how many samples were taken off its beginning."""
+def condition(waveform: np.ndarray, rate: int, is_whole: bool = False) -> tuple[np.ndarray, int, int]:
+    """A whole recording, and how many samples were taken off its beginning and end.
+
+    Args:
+        waveform: shape (samples,), float32.
+        rate: in hertz.
+        is_whole: take steady silence off the end, too, which a live stream cannot know to be the end.
+    """
     conditioner = Conditioner(rate)
-    return conditioner(waveform, last=True), conditioner.skipped
+    samples = conditioner(waveform, last=True)
+    after = steady_samples(samples[::-1], rate) if is_whole and len(samples) else 0
+    return samples[: len(samples) - after], conditioner.skipped, after
+
+
+def steady_samples(waveform: np.ndarray, rate: int) -> int:
+    """How many samples of steady silence stand at the beginning."""
+    conditioner = Conditioner(rate)
+    conditioner.gain = 0.0
+    conditioner(waveform, last=True)
+    return conditioner.skipped
+
+
+def conditioned(pieces: Iterable[np.ndarray], conditioner: Conditioner) -> Iterator[np.ndarray]:
+    """The pieces of a recording as a conditioner passes them on; empty ones are left out."""
+    for piece in pieces:
+        if len(samples := conditioner(piece)):
+            yield samples
+    if len(samples := conditioner(last=True)):
+        yield samples
+
+
+def with_silence(
+    logits: Iterable[Any], conditioner: Conditioner, samples_per_frame: int, vocab_size: int, blank: int
+) -> Iterator[Any]:
+    """Logits in pieces, shape (frames, vocab_size), with blank frames for the silence that was taken off before them."""
+    for piece in logits:
+        if frames := conditioner.frames(samples_per_frame):
+            yield blank_logits(frames, vocab_size, blank)
+        yield piece
+    if frames := conditioner.frames(samples_per_frame):
+        yield blank_logits(frames, vocab_size, blank)
+
+
+def blank_logits(frames: int, vocab_size: int, blank: int) -> np.ndarray:
+    """Logits of frames in which nothing is said, shape (frames, vocab_size)."""
+    logits = np.full((frames, vocab_size), -BLANK_LOGIT, np.float32)
+    logits[:, blank] = BLANK_LOGIT
+    return logits

@@ -14,6 +14,7 @@ from transformers.pipelines.automatic_speech_recognition import rescale_stride
 
 from .audio import AudioError, read_audio, to_mono
 from .audio_files import is_source
+from .conditioning import blank_logits, condition
 from .decoding_deepspeech2 import CTCBeamSearchDecoder, check_alphabet, has_decoder
 from .errors import UserError
 from .hypotheses import Decoder, check_n_best
@@ -84,28 +85,43 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         return preprocess, forward, postprocess | asked
 
     def preprocess(self, inputs, chunk_length_s=0, stride_length_s=None):
-        yield from super().preprocess(self._waveform(inputs), chunk_length_s, stride_length_s)
+        inputs = self._waveform(inputs)
+        if isinstance(inputs, dict) and "stride" in inputs:  # a chunk, cut by the caller
+            yield from super().preprocess(inputs, chunk_length_s, stride_length_s)
+            return
+        waveform, rate = inputs["raw"] if isinstance(inputs, dict) else inputs, self.feature_extractor.sampling_rate
+        config, normalization = self.model.config, self.feature_extractor.normalization
+        speech, before, _ = condition(waveform, rate, config.bidirectional or normalization == "utterance")
+        silence = (round(before / config.inputs_to_logits_ratio), len(speech) > 0)
+        speech = speech if len(speech) else waveform[: rate // 10]  # the model reads something even of silence
+        inputs = inputs | {"raw": speech} if isinstance(inputs, dict) else speech
+        for item in super().preprocess(inputs, chunk_length_s, stride_length_s):
+            yield item | {"silence": silence}
 
     def _forward(self, model_inputs, **kwargs) -> dict:
-        names = (self.model.main_input_name, "attention_mask", "stride", "is_last")
-        features, mask, stride, is_last = (model_inputs.pop(name, None) for name in names)
-        found = {"is_last": is_last, "logits": self.model(features, mask).logits}
+        names = (self.model.main_input_name, "attention_mask", "stride", "is_last", "silence")
+        features, mask, stride, is_last, silence = (model_inputs.pop(name, None) for name in names)
+        found = {"is_last": is_last, "silence": silence, "logits": self.model(features, mask).logits}
         if stride is not None:
             strides = rescale_stride([stride] if isinstance(stride, tuple) else stride, 1 / self._align_to)
             found["stride"] = strides[0] if isinstance(stride, tuple) else strides
         return found | model_inputs
 
     def postprocess(self, model_outputs, hotwords=None, n_best=None, return_timestamps=None, **kwargs) -> dict:
-        pieces, extra = [], {}
+        pieces, extra, silence = [], {}, (0, True)
         for output in model_outputs:
             logits, stride = output.pop("logits")[0].float(), output.pop("stride", None)
             output.pop("is_last", None)
+            silence = output.pop("silence", None) or silence
             if stride is not None:
                 frames, left, right = stride
                 logits = logits[left : frames - right]
             pieces.append(logits)
             for name, value in output.items():
                 extra.setdefault(name, []).append(value)
+        frames, is_spoken = silence
+        blanks = blank_logits(frames, self.model.config.vocab_size, self.model.config.pad_token_id)
+        pieces = [blanks, *pieces] if is_spoken else [blanks]
         recognition = Recognition(self.tokenizer, self.model.config, self.decoder, hotwords=hotwords, n_best=n_best or 1)
         found = recognition.transcript(pieces)
         result: dict[str, Any] = {"text": found[0].text}

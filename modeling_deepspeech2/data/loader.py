@@ -15,7 +15,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..audio import AudioError, read_waveform
+from ..conditioning import condition
 from ..configuration_deepspeech2 import DeepSpeech2Config
+from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from .augmentation import Augmentation
 from .batching import EpochPlan
@@ -60,9 +62,11 @@ class Collator:
                 skipped.append((utterance.name, str(error)))
                 continue
             unknown.update(tokenizer.unknown_characters(utterance.text))
+            seconds += len(waveform) / extractor.sampling_rate
+            if not self.training:
+                waveform = self._conditioned(waveform, extractor)
             features = extractor.normalize(extractor.log_power(waveform))
             kept["features"].append(self.augmentation.mask(features, generator))
-            seconds += len(waveform) / extractor.sampling_rate
             kept["labels"].append(labels)
             kept["texts"].append(tokenizer.normalize(utterance.text))
             kept["names"].append(utterance.name)
@@ -74,6 +78,12 @@ class Collator:
             "skipped": skipped,
             "unknown_characters": unknown,
         }
+
+    def _conditioned(self, waveform: np.ndarray, extractor: DeepSpeech2FeatureExtractor) -> np.ndarray:
+        """What every transcription does first; silence alone stays as it is."""
+        is_whole = self.config.bidirectional or extractor.normalization == "utterance"
+        conditioned = condition(waveform, extractor.sampling_rate, is_whole)[0]
+        return conditioned if len(conditioned) else waveform
 
     def _labels(self, text: str | None, num_frames: int) -> list[int]:
         labels = self.processor.tokenizer(text or "")["input_ids"]

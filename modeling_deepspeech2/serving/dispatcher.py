@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..conditioning import Conditioner, with_silence
 from ..decoding_deepspeech2 import Decoder, GreedyDecoder, Hypothesis
 from ..errors import UserError
 from ..utterances import LONGEST_UTTERANCE, LiveText, UtteranceDecoder
@@ -77,6 +78,7 @@ class LiveStream:
         self._ended: list[Hypothesis] = []
         self._text, self._is_over, self._error = NO_TEXT, False, None
 
+        self.conditioner = Conditioner(dispatcher.engine.sampling_rate)
         self.utterances = utterances
 
     @property
@@ -98,11 +100,15 @@ class LiveStream:
         piece = np.array(mono(samples, "the piece"))
         if self.is_finishing or self.is_closed:
             raise ValueError("This stream is finished: open another one for what comes.")
-        if len(piece):
-            self._dispatcher._put(self, piece)
+        if len(conditioned := self.conditioner(piece)):
+            self._dispatcher._put(self, conditioned)
+        elif len(piece):
+            self._notify()  # it is idle, for more has to come first
 
     def finish(self) -> None:
         """Ends the stream; its last update will be marked as over."""
+        if len(rest := self.conditioner(last=True)):
+            self._dispatcher._put(self, rest)
         self._dispatcher._finish(self)
 
     def take(self) -> Update:
@@ -287,7 +293,7 @@ class Dispatcher:
             return
         for stream, own in zip(batch.streams, logits):
             try:
-                ended = stream.utterances.feed(own.copy())  # a view would keep the whole batch
+                ended = self._decode(stream, own.copy())  # a view would keep the whole batch
                 if batch.is_last:
                     ended += stream.utterances.finish()
                 text = stream.utterances.text
@@ -296,6 +302,13 @@ class Dispatcher:
                 self._publish(stream, [], error=error)
             else:
                 self._publish(stream, ended, text, batch.is_last)
+
+    def _decode(self, stream: LiveStream, logits: np.ndarray) -> list[Hypothesis]:
+        ended: list[Hypothesis] = []
+        tokenizer = self.decoder.tokenizer
+        for piece in with_silence([logits], stream.conditioner, self.engine.unit, len(tokenizer), tokenizer.pad_token_id):
+            ended += stream.utterances.feed(piece)
+        return ended
 
     def _logits(self, batch: _Batch) -> list[np.ndarray] | np.ndarray:
         now = time.monotonic()

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from ..conditioning import steady_samples
+
 
 BLOCK_SECONDS = 20.0  # of a state that is carried
 CHUNK_SECONDS = 40.0  # of a chunk that counts
@@ -25,3 +27,12 @@ def overlapping(pieces: Iterable[np.ndarray], size: int, context: int) -> Iterat
             before = context
     if len(held) > before:
         yield held, slice(before, None)
+
+
+def trimmed(chunks: Iterable[tuple[np.ndarray, slice]], rate: int) -> Iterator[tuple[np.ndarray, slice]]:
+    """The same chunks, the last one without the steady silence at its end, which no model has to read."""
+    for chunk, counts in chunks:
+        if counts.stop is None:
+            spoken = max(counts.start, len(chunk) - steady_samples(chunk[::-1], rate))
+            chunk = chunk[: spoken or len(chunk)]
+        yield chunk, counts

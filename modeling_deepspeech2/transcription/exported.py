@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..conditioning import Conditioner, conditioned, with_silence
 from ..decoder_settings import DECODER_CONFIG
 from ..errors import UserError
 from ..hypotheses import NO_CALIBRATION, Decoder, Hypothesis
@@ -21,7 +22,7 @@ from ..recognition import Recognition
 from ..search_decoder import SearchDecoder
 from ..spelling import Spelling
 from ..utterances import END_OF_UTTERANCE, LONGEST_UTTERANCE
-from .chunks import BLOCK_SECONDS, CHUNK_SECONDS, CHUNKS, CONTEXT_SECONDS, overlapping
+from .chunks import BLOCK_SECONDS, CHUNK_SECONDS, CHUNKS, CONTEXT_SECONDS, overlapping, trimmed
 
 
 if TYPE_CHECKING:
@@ -142,6 +143,13 @@ class ExportedModel:
 
     def logits(self, pieces: Iterable[np.ndarray], batch_size: int = CHUNKS) -> Iterator[np.ndarray]:
         """Logits of a recording that comes in pieces, in pieces of shape (frames, vocab_size), in bounded memory."""
+        conditioner, config = Conditioner(self.sampling_rate), self.config
+        logits = self._logits(conditioned(pieces, conditioner), batch_size)
+        yield from with_silence(
+            logits, conditioner, config.inputs_to_logits_ratio, config.vocab_size, self.tokenizer.pad_token_id
+        )
+
+    def _logits(self, pieces: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
         if self.config.live_states is None:
             yield from self._chunked_logits(pieces, batch_size)
             return
@@ -154,7 +162,7 @@ class ExportedModel:
     def _chunked_logits(self, pieces: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
         ratio = self.config.inputs_to_logits_ratio
         size, context = (round(seconds * self.sampling_rate / ratio) for seconds in (CHUNK_SECONDS, CONTEXT_SECONDS))
-        chunks = overlapping(pieces, size * ratio, context * ratio)
+        chunks = trimmed(overlapping(pieces, size * ratio, context * ratio), self.sampling_rate)
         # The first and the last chunk are shorter; those between them need no mask.
         for _, alike in itertools.groupby(chunks, key=lambda chunk: len(chunk[0])):
             while batch := list(itertools.islice(alike, batch_size)):

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ..audio import read_audio_blocks, to_mono
 from ..audio_files import is_source
+from ..conditioning import Conditioner, conditioned, with_silence
 from ..hypotheses import Decoder, Hypothesis
 from ..recognition import Recognition
 from ..utterances import END_OF_UTTERANCE, LONGEST_UTTERANCE
-from .chunks import BLOCK_SECONDS, CHUNK_SECONDS, CHUNKS, CONTEXT_SECONDS, overlapping
+from ..waveform import mono
+from .chunks import BLOCK_SECONDS, CHUNK_SECONDS, CHUNKS, CONTEXT_SECONDS, overlapping, trimmed
 from .streaming import StreamingFeatures, StreamingModel
 
 
@@ -29,6 +31,9 @@ def recording_logits(
     batch_size: int = CHUNKS,
 ) -> Iterator[Tensor]:
     """Logits of a recording, in pieces of shape (frames, vocab_size), on the CPU.
+
+    Silence at its beginning, and at its end if the model reads it whole, does not go through the model: its frames are
+    blank, see `conditioning`.
 
     Args:
         model: a [`DeepSpeech2ForCTC`], or what `fold_batch_norm` or quantisation made of it.
@@ -43,6 +48,13 @@ def recording_logits(
         audio = read_audio_blocks(audio, rate, BLOCK_SECONDS)
     elif isinstance(audio, (np.ndarray, Tensor)):
         audio = [to_mono(audio, rate, rate)]
+    conditioner, config = Conditioner(rate), model.config
+    logits = _logits(model, feature_extractor, conditioned(map(mono, audio), conditioner), batch_size)
+    for piece in with_silence(logits, conditioner, config.inputs_to_logits_ratio, config.vocab_size, config.pad_token_id):
+        yield torch.as_tensor(piece)
+
+
+def _logits(model: Any, feature_extractor: Any, audio: Iterable[np.ndarray], batch_size: int) -> Iterator[Tensor]:
     if not model.deepspeech2.layers[0].is_folded:
         model = model.fold_batch_norm()
     if model.config.bidirectional or feature_extractor.normalization == "utterance":
@@ -67,7 +79,7 @@ def _chunked_logits(model: Any, feature_extractor: Any, pieces: Iterable[np.ndar
     ratio, rate = model.config.inputs_to_logits_ratio, feature_extractor.sampling_rate
     size, context = (round(seconds * rate / ratio) for seconds in (CHUNK_SECONDS, CONTEXT_SECONDS))  # output frames
     batch: list[tuple[np.ndarray, slice]] = []
-    for chunk in overlapping(pieces, size * ratio, context * ratio):
+    for chunk in trimmed(overlapping(pieces, size * ratio, context * ratio), rate):
         batch.append(chunk)
         if len(batch) == batch_size:
             yield from _batch_logits(model, feature_extractor, batch)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..conditioning import Conditioner, with_silence
 from ..errors import UserError
 from ..hypotheses import Decoder, Hypothesis
 from ..recognition import Recognition
@@ -83,6 +84,8 @@ class DeepSpeech2Stream:
         self.sampling_rate: int = self.acoustics.sampling_rate
         recognition = Recognition(tokenizer, config, decoder, end_of_utterance, longest_utterance, hotwords)
         self.utterances = recognition.stream()
+        self._conditioner = Conditioner(self.sampling_rate)
+        self._frames = (config.inputs_to_logits_ratio, config.vocab_size, tokenizer.pad_token_id)
         self.ended: list[str] = []  # texts of the utterances that are over
 
     @property
@@ -107,13 +110,19 @@ class DeepSpeech2Stream:
     def finish(self) -> list[Hypothesis]:
         """Ends the stream; returns the utterances that had not ended yet."""
         self._check()
-        ended = self.utterances.feed(self.acoustics.feed(np.zeros(0, np.float32), last=True)) + self.utterances.finish()
+        ended = self._decode(self.acoustics.feed(self._conditioner(last=True), last=True))
         self.acoustics = None
-        return self._remember(ended)
+        return ended + self._remember(self.utterances.finish())
 
     def _check(self) -> None:
         if self.acoustics is None:
             raise UserError("This stream is finished: make another DeepSpeech2Stream for what comes.")
+
+    def _decode(self, logits: np.ndarray) -> list[Hypothesis]:
+        ended: list[Hypothesis] = []
+        for piece in with_silence([logits], self._conditioner, *self._frames):
+            ended += self.utterances.feed(piece)
+        return self._remember(ended)
 
     def _remember(self, ended: list[Hypothesis]) -> list[Hypothesis]:
         self.ended += [utterance.text for utterance in ended]
@@ -140,7 +149,8 @@ def feed_streams(streams: list[DeepSpeech2Stream], pieces: list[np.ndarray | Ten
         raise UserError("streams: found the same stream twice; join its pieces, or feed them one after the other.")
     for stream in streams:
         stream._check()
-    samples = [mono(np.asarray(piece), "The waveform") for piece in pieces]
+    samples = [mono(piece, "The waveform") for piece in pieces]
+    samples = [stream._conditioner(piece) for stream, piece in zip(streams, samples)]
     ended: list[list[Hypothesis]] = [[] for _ in streams]
     kinds: dict[type, list[int]] = {}
     for index, stream in enumerate(streams):
@@ -148,6 +158,5 @@ def feed_streams(streams: list[DeepSpeech2Stream], pieces: list[np.ndarray | Ten
     for kind, group in kinds.items():
         acoustics: type[Acoustics] = kind
         for place, logits in acoustics.feed_all([streams[i].acoustics for i in group], [samples[i] for i in group]):
-            stream = streams[group[place]]
-            ended[group[place]] += stream._remember(stream.utterances.feed(logits))
+            ended[group[place]] += streams[group[place]]._decode(logits)
     return ended

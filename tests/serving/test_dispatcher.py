@@ -190,7 +190,7 @@ def test_stalled_streams_hold_their_own_state_only(live_model, start):
     streams = [dispatcher.open() for _ in range(200)]
     for number in (200, 200, 100):
         for stream in streams[:number]:
-            stream.put(1e-3 * rng.standard_normal(16_000).astype(np.float32))
+            stream.put(0.1 * rng.standard_normal(16_000).astype(np.float32))
     while not all(stream.take().is_idle for stream in streams):
         time.sleep(0.01)
     table = sum(part.numel() * part.element_size() for part in dispatcher.table.parts)
