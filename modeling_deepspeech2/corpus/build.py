@@ -25,6 +25,7 @@ from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
 from ..audio import AudioError, read_waveform
+from ..data.disk_space import room_for, size_of_files
 from ..data.processes import map_in_processes
 from ..data.sources import DataError
 from ..errors import UserError
@@ -34,13 +35,14 @@ from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 from .filtering import FEATURES, TranscriptFilter, corrupt, score, train_filter
 from .prepare import PROCESSOR, draw_splits
 from .segments import CuttingSettings, segment_recording, segment_samples
+from .shards import CARD, ShardSettings, parts_of, split_order, write_card, write_shards
 from .shards import FEATURES as COLUMNS
-from .shards import ShardSettings, parts_of, split_order, write_card, write_shards
 from .transcripts import Recording, read_recordings
 
 
 FILTER = "filter.json"
 REJECTED = "rejected.csv"
+OLD = "old"  # an older data set, beside the parts, while a new one takes its place
 # Short recordings are worked on together, as many as have so much text.
 CHARACTERS_AT_A_TIME = 2_000
 PART_SCHEMA = pyarrow.schema(
@@ -114,12 +116,30 @@ def build(
         source, splits: see [`read_recordings`].
 
     Raises:
-        DataError: a source that cannot be read, nothing that can be kept, or a folder that holds something else already.
+        DataError: a source that cannot be read, nothing that can be kept, a folder that holds something else already, or no
+            space.
         UserError: no filter reaches the precision.
     """
-    if output.exists() and any(output.iterdir()) and not (output / REJECTED).exists():
-        raise DataError(f"The folder {output} holds something already: choose another, or empty it.")
-    work = parts_of(output)
+    output, work = _places(output)
+    with room_for(work, lambda: 2 * _size_of(source) - size_of_files(work)):
+        return _build(source, splits, output, work, settings, num_processes, show_progress)
+
+
+def _size_of(source: str) -> int:
+    """Bytes of a source on this machine; what is cut of it is about as large, once in parts and once in the data set."""
+    place = Path(source)
+    return place.stat().st_size if place.is_file() else size_of_files(place)
+
+
+def _build(
+    source: str,
+    splits: list[str],
+    output: Path,
+    work: Path,
+    settings: BuildSettings,
+    num_processes: int,
+    show_progress: bool,
+) -> Built:
     processor = DeepSpeech2Processor.from_pretrained(settings.model)
     if settings.known and next(_known_recordings(settings.known), None) is None:
         raise DataError(f"{settings.known} holds no recording with a transcript.")
@@ -157,8 +177,26 @@ def build(
         transcript_filter.save(new / FILTER)
     write_card(new, found, processor.tokenizer.language, description, name=output.name)
     processor.save_pretrained(new / PROCESSOR)
-    _replace(output, new)
+    _replace(output, new, work / OLD)
     return Built(found, rejected, segments, transcript_filter)
+
+
+def _places(output: Path) -> tuple[Path, Path]:
+    """The folder of the data set, and the one of the parts beside it; what an earlier build left is put in order.
+
+    Raises:
+        DataError: the folder holds something else, or cannot be exchanged for another.
+    """
+    work = parts_of(output)
+    if output.is_symlink():
+        output = output.resolve()
+        work = parts_of(output)
+    _finish_exchange(output, work / OLD)
+    if output.exists() and (not output.is_dir() or any(output.iterdir()) and not (output / REJECTED).exists()):
+        raise DataError(f"The folder {output} holds something already: choose another, or empty it.")
+    if output.is_mount():
+        raise DataError(f"The folder {output} is the root of a disk, which cannot be exchanged: name a folder in it.")
+    return output, work
 
 
 def _known_recordings(known: str) -> Iterator[Recording]:
@@ -197,17 +235,26 @@ def _write_rejected(segments: pandas.DataFrame, file: Path) -> pandas.DataFrame:
     return table
 
 
-def _replace(output: Path, new: Path) -> None:
-    """Moves a new data set into place; if it is interrupted, the next build repeats it."""
-    output.mkdir(parents=True, exist_ok=True)
-    # First, for it tells that the folder is a build's own. The output may be on another disk.
-    shutil.move(new / REJECTED, output / REJECTED)
-    for old in (*output.glob("*.parquet"), output / FILTER):
-        old.unlink(missing_ok=True)
-    shutil.rmtree(output / PROCESSOR, ignore_errors=True)
-    for file in new.iterdir():
-        shutil.move(file, output / file.name)
-    new.rmdir()
+def _replace(output: Path, new: Path, old: Path) -> None:
+    """Puts a new data set into the place of an older one by two renamings; `_finish_exchange` repeats what comes after."""
+    if output.exists():
+        output.rename(old)
+    new.rename(output)
+    _finish_exchange(output, old)
+
+
+def _finish_exchange(output: Path, old: Path) -> None:
+    """Removes the older data set, or brings it back where the new one did not come; foreign files stay in the folder."""
+    if not old.exists():
+        return
+    if not output.exists():
+        old.rename(output)
+        return
+    for file in old.iterdir():
+        is_own = file.suffix == ".parquet" or file.name in (REJECTED, FILTER, PROCESSOR, CARD)
+        if not is_own and not (output / file.name).exists():
+            file.rename(output / file.name)
+    shutil.rmtree(old)
 
 
 def judge(segments: pandas.DataFrame, transcript_filter: TranscriptFilter | None) -> None:

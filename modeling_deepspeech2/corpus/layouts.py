@@ -16,6 +16,7 @@ from .manifests import Clip, ManifestColumns, read_manifest, read_pairs
 AUDIO_ENDINGS = {f".{kind.lower()}" for kind in soundfile.available_formats()} | {
     ".opus", ".m4a", ".aac", ".mp4", ".webm", ".sph", ".wma", ".amr", ".mka", ".mkv", ".mov", ".aif", ".3gp",
 }  # fmt: skip
+_DOCUMENT = re.compile(r"readme|licen[cs]e|copying|notice|changelog|about", re.IGNORECASE)  # texts that are no transcripts
 COMMON_VOICE_SPLITS = ("train", "dev", "test")
 _TIMIT_LINE = re.compile(r"\d+\s+\d+\s+(?=\S)")  # first and last sample, before the sentence
 
@@ -202,7 +203,7 @@ def _read_pairs(source: Path) -> Iterator[Clip]:
         clips.append(clip._replace(speaker=speaker, split=_split_of(file, source)))
     with_audio = {file.with_suffix("") for file in audio}
     for name, file in sorted(texts.items()):
-        if name not in with_audio and name.parent in {one.parent for one in with_audio}:
+        if name not in with_audio and not _DOCUMENT.match(name.name):
             problem = "There is no audio beside this transcript."
             clips.append(Clip(file.relative_to(source).as_posix(), "", "", problem=problem))
     is_timit = all(_TIMIT_LINE.match(clip.text) for clip in clips if not clip.problem)

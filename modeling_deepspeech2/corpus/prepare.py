@@ -7,7 +7,6 @@ not their audio. Clips that cannot be used are listed in left_out.csv.
 
 import contextlib
 import csv
-import errno
 import io
 import json
 import shutil
@@ -23,6 +22,7 @@ import soundfile
 from tqdm.auto import tqdm
 
 from ..audio import AudioError, read_header, read_part, read_waveform
+from ..data.disk_space import room_for, size_of_files
 from ..data.sources import DataError, SpeechData
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from ..processing_deepspeech2 import DeepSpeech2Processor
@@ -110,14 +110,16 @@ def prepare(
     Raises:
         DataError: a source that cannot be read, nothing to train on, a folder that holds something already, or no space.
     """
+    work = parts_of(output)
+    new = work / "data_set"
+    _take_back(output, work)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"The folder {output} holds something already: choose another, or empty it.")
     clips = pandas.DataFrame(read_clips(source, audio_root, columns), columns=Clip._fields)
     if clips.empty:
         raise DataError(f"{source} names no clip.")
-    work = parts_of(output)
-    new = work / "data_set"
-    try:
+    usable = clips.iloc[:0]
+    with room_for(work, lambda: _expected_size(usable) - size_of_files(work)):
         work.mkdir(parents=True, exist_ok=True)
         _measure_all(clips, work / MEASURED, show_progress)
         usable, separation = _choose_splits(source, clips, settings)
@@ -127,14 +129,25 @@ def prepare(
         with open(new / LEFT_OUT, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([["id", "reason"], *prepared.left_out])
         new.replace(output)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise DataError(
-            f"There is no space left for {work}: free some and call the same again, which goes on where it stopped."
-        ) from error
     shutil.rmtree(work)
     return prepared
+
+
+def _take_back(output: Path, work: Path) -> None:
+    """Lets a call that was killed when all was done but to remove the parts, be finished like any other."""
+    new = work / "data_set"
+    if work.exists() and not new.exists() and (output / LEFT_OUT).exists():
+        output.replace(new)
+
+
+def _expected_size(usable: pandas.DataFrame) -> float:
+    """Bytes of a data set, about: whole files as they are, cut ones as 16-bit samples."""
+    total = 0.0
+    for clip in usable.itertuples(index=False):
+        with contextlib.suppress(OSError, ValueError):
+            is_whole = clip.start is None or np.isnan(clip.start)
+            total += Path(clip.path).stat().st_size if is_whole else 2 * RATE * clip.seconds
+    return total
 
 
 def _measure_all(clips: pandas.DataFrame, file: Path, show_progress: bool) -> None:

@@ -4,6 +4,7 @@ Rows keep the order in which they arrive, in shards of about the same size. A sh
 most one row group is held in memory.
 """
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,8 @@ def parts_of(output: Path) -> Path:
     """
     if not output.name:
         raise UserError(f"found the output {output}, expected a folder of its own, such as my_speech.")
+    if output.is_symlink() and not output.exists():
+        raise UserError(f"The output {output} is a link that leads nowhere: name a folder.")
     return output.with_name(f"{output.name}.parts")
 
 
@@ -131,7 +134,8 @@ def write_shards(rows: Iterable[dict], folder: Path, split: str, shard_bytes: in
             writer.close()
     except BaseException:
         if writer is not None:
-            writer.close()
+            with contextlib.suppress(OSError):  # where the disk is full, there is no room for the end of the file either
+                writer.close()
         for part in parts:
             part.unlink(missing_ok=True)
         raise

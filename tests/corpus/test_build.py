@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,33 +100,6 @@ def test_a_build_goes_on_where_it_was_interrupted(recordings, tiny_model_folder,
     soundfile.write(recordings / "deep" / "two.wav", samples[1_000:], rate)  # and so is other audio under its name
     build(str(recordings), [], tmp_path / "speech", settings(tiny_model_folder), show_progress=False)
     assert len(worked_on) == 4
-
-
-@pytest.mark.parametrize("place", ["write_shards", "write_card", "_replace"])
-def test_a_build_that_is_stopped_while_it_writes_is_done_again(place, recordings, tiny_model_folder, tmp_path, monkeypatch):
-    """An older data set stays whole until the new one is; after a stop in the very exchange the folder is still known."""
-    output, move = tmp_path / "speech", shutil.move
-
-    def stop(*rest, **more):
-        raise KeyboardInterrupt
-
-    def stop_in_the_middle(file, target):
-        return stop() if file.suffix == ".parquet" else move(file, target)
-
-    for number in range(2):
-        with monkeypatch.context() as patched:
-            if place == "_replace":
-                patched.setattr(shutil, "move", stop_in_the_middle)
-            else:
-                patched.setattr(building, place, stop)
-            with pytest.raises(KeyboardInterrupt):
-                build(str(recordings), [], output, settings(tiny_model_folder), show_progress=False)
-        if place != "_replace":
-            assert output.exists() == bool(number)
-            assert not number or SpeechData(str(output), ["train"], show_progress=False).index.hours > 0
-        build(str(recordings), [], output, settings(tiny_model_folder), show_progress=False)
-        assert SpeechData(str(output), ["train"], show_progress=False).index.hours > 0
-        assert (output / "README.md").exists() and (output / "rejected.csv").exists()
 
 
 def test_every_reject_is_named_with_its_reason(recordings, tiny_model_folder, tmp_path):

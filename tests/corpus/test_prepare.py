@@ -229,7 +229,7 @@ def test_what_was_stopped_is_no_data_set_and_goes_on(place, error, tmp_path, mon
         if place in ("measure_clip", "encode_clip") and expected is DataError:
             return  # reading a clip fills no disk
         with pytest.raises(
-            expected, match="" if expected is KeyboardInterrupt else "no space left .* goes on where it stopped"
+            expected, match="" if expected is KeyboardInterrupt else "no space left for .* goes on where it stopped"
         ):
             prepare(source, output, NO_DRAW, show_progress=False)
     assert not output.exists()
