@@ -295,6 +295,8 @@ def _seekable(source: AudioSource, name: str, streams: bool) -> Iterator[BinaryI
             file = _open_url(source, name, stack)
         elif hasattr(source, "read"):
             file = source
+        elif not isinstance(source, (str, os.PathLike)):  # a number would be taken for a file that is open already
+            raise AudioError(f"{name} is {source!r:.40}, expected a path, a URL, bytes, or an open binary file.")
         else:
             file = stack.enter_context(open_regular(source, name, streams))
         if isinstance(file, io.TextIOBase):

@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from .errors import UserError
+from .settings_files import check_settings_files
 
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,12 @@ class DeepSpeech2Config(PreTrainedConfig):
             )
         super().__post_init__(**kwargs)
         self.validate_architecture()  # here already, where its errors are plain sentences
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, with a check of the file; raises UserError where it is damaged."""
+        check_settings_files(pretrained_model_name_or_path, ("config.json",), **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "DeepSpeech2Config":

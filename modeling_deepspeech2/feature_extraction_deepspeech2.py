@@ -5,6 +5,7 @@ resampling and file formats.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from transformers.utils import PaddingStrategy, TensorType
 
 from .errors import UserError
 from .remote_code import travels_with_code
+from .settings_files import check_settings_files
 from .waveform import mono as mono_array
 
 
@@ -74,6 +76,12 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
         self.normalization = normalization
         self.mean = mean
         self.deviation = deviation
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, with a check of the files; raises UserError where one is damaged."""
+        check_settings_files(pretrained_model_name_or_path, ("preprocessor_config.json", "processor_config.json"), **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of a waveform of `num_samples` samples; none from none."""

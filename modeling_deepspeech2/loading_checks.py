@@ -36,12 +36,16 @@ def check_weights(model: nn.Module, name: Any, loading_info: dict[str, Any], sha
             f"The weights of {name} do not fit its configuration: {key} has the shape {tuple(saved)}, expected "
             f"{tuple(expected)}; ignore_mismatched_sizes=True starts such weights afresh."
         )
-    broken = [key for key, value in model.state_dict().items() if not value.is_meta and not torch.isfinite(value).all()]
+    weights = {key: value for key, value in model.state_dict().items() if not value.is_meta}
+    broken = [key for key, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise UserError(
             f"The weights of {name} are not finite numbers: {_some(broken)} broken; the training diverged, or "
             f"the file is damaged."
         )
+    negative = [key for key, value in weights.items() if key.endswith("running_var") and (value < 0).any()]
+    if negative:
+        raise UserError(f"The weights of {name} hold negative variances: {_some(negative)} broken; the file is damaged.")
 
 
 def check_parts(config: Any, feature_extractor: Any, tokenizer: Any) -> None:

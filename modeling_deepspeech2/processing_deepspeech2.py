@@ -6,6 +6,13 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
 from .remote_code import travels_with_code
+from .settings_files import check_settings_files
+
+
+SETTINGS_FILES = (
+    "processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
 
 
 @travels_with_code
@@ -14,6 +21,12 @@ class DeepSpeech2Processor(ProcessorMixin):
 
     def __init__(self, feature_extractor, tokenizer):
         super().__init__(feature_extractor, tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, with a check of the files; raises UserError where one is damaged."""
+        check_settings_files(pretrained_model_name_or_path, SETTINGS_FILES, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def __call__(
         self, audio: np.ndarray | list | None = None, text: str | list[str] | None = None, **kwargs

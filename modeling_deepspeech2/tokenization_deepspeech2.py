@@ -21,6 +21,7 @@ from .errors import UserError
 from .numerals import check_numerals_language
 from .remote_code import travels_with_code
 from .script import WORD_BOUNDARIES, usual_word_boundaries
+from .settings_files import check_settings_files
 from .spelling import Spelling
 from .text_rules import apply_text_rules
 
@@ -112,6 +113,16 @@ class DeepSpeech2CTCTokenizer(Spelling, Wav2Vec2CTCTokenizer):
         for field in ("do_lower_case", "target_lang"):
             if not self.init_kwargs.get(field):
                 self.init_kwargs.pop(field, None)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, with a check of the files; raises UserError where one is damaged."""
+        check_settings_files(
+            pretrained_model_name_or_path,
+            ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+            **kwargs,
+        )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_texts(

@@ -37,7 +37,7 @@ def mono(samples: np.ndarray, name: str = "the audio array") -> np.ndarray:
     Raises:
         AudioError: another shape or type, or samples that no recording holds (NaN, infinity, or far beyond full scale).
     """
-    samples = np.asarray(samples)
+    samples = np.asarray(samples.detach().cpu() if hasattr(samples, "detach") else samples)
     if samples.ndim not in (1, 2):
         raise AudioError(f"{name} must have the shape (samples,) or (channels, samples), but has {samples.shape}.")
     if samples.size == 0:

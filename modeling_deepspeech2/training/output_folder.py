@@ -38,11 +38,15 @@ def claim(output: Path, resume: bool) -> FileLock:
         UserError: the folder is no run's, holds no run to resume, cannot be written, or another run is writing to it.
     """
     here = Path.cwd().resolve()
-    if output.resolve() in (here, *here.parents):
+    try:
+        place = output.resolve()
+    except (OSError, RuntimeError) as error:  # in Python 3.11 and 3.12 a RuntimeError
+        raise UserError(f"output_dir: found {output}, which is no place of a folder ({error}).") from error
+    if place in (here, *here.parents):
         raise UserError(
             f"output_dir: found {str(output)!r}, which contains the working folder; name a folder for this run alone."
         )
-    if output.exists() and not output.is_dir():
+    if place.exists() and not place.is_dir():
         raise UserError(f"output_dir: found {output}, which is a file; expected a folder.")
     if resume and not (output / MARKER).exists():
         raise UserError(f"There is no checkpoint to resume from: {output} holds no run.")
