@@ -18,6 +18,8 @@ from .transcripts import Line
 
 MEASURED_SECONDS = 0.1  # over which the loudness is taken, to cut where it is lowest
 SILENCE_DB = 25.0  # below the usual word; so quiet are pauses that can be left out
+NOISE_DB = 6.0  # above the quietest twentieth of the recording; so loud are pauses in a noisy room
+NOISY_SILENCE_DB = 15.0  # but at least so far below the usual word
 
 
 @dataclass
@@ -172,7 +174,10 @@ class _Loudness:
         self.waveform, self.rate = waveform, rate
         self.size = round(MEASURED_SECONDS * rate)
         spoken = [self._power(word.start, word.end).max(initial=0.0) for word in words]
-        self.silence = float(np.median(spoken)) * 10 ** (-SILENCE_DB / 10)
+        usual = float(np.median(spoken))
+        noise = float(np.percentile(self._power(0.0, len(waveform) / rate)[:: self.size], 5, method="lower"))
+        quiet, noisy = (usual * 10 ** (-decibels / 10) for decibels in (SILENCE_DB, NOISY_SILENCE_DB))
+        self.silence = max(quiet, min(noise * 10 ** (NOISE_DB / 10), noisy))
 
     def _power(self, start: float, end: float) -> np.ndarray:
         """Mean power of every tenth of a second that begins at a sample of a stretch and ends in it."""

@@ -46,7 +46,7 @@ def recording_logits(
     rate = feature_extractor.sampling_rate
     if is_source(audio):
         audio = read_audio_blocks(audio, rate, BLOCK_SECONDS)
-    elif isinstance(audio, (np.ndarray, Tensor)):
+    elif isinstance(audio, (np.ndarray, Tensor)) or not isinstance(audio, Iterable):
         audio = [to_mono(audio, rate, rate)]
     conditioner, config = Conditioner(rate), model.config
     logits = _logits(model, feature_extractor, conditioned(map(mono, audio), conditioner), batch_size)

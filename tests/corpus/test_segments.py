@@ -94,6 +94,14 @@ def test_silence_is_trimmed_and_speech_without_transcript_is_not():
     assert segment.end == 9.0
 
 
+def test_a_noisy_pause_is_trimmed_too():
+    """Noise of -45 dBFS around words of -23: what is not a word is no louder in the pauses than elsewhere."""
+    words = spoken(5, {}, start=3.0)
+    waveform = recording([words], 9.0) / 3 + 0.0056 * np.random.default_rng(0).standard_normal(9 * RATE)
+    [segment] = cut(aligned([words]), [Line("w0 w1 w2 w3 w4")], waveform.astype(np.float32), RATE, CuttingSettings())
+    assert segment.start == pytest.approx(2.5, abs=0.01) and segment.end == pytest.approx(words[-1][2] + 0.5, abs=0.01)
+
+
 def test_the_transcript_is_as_it_was_written():
     """Spaces, punctuation and ideographs, between the first and the last word of the segment."""
     line = "– Well , yes – it is 对，我们 agree ."
