@@ -81,7 +81,7 @@ def test_commands_can_be_typed(document, capsys):
     for command in commands(document):
         if command.startswith("deepspeech2 "):
             name, *arguments = words(command)[1:]
-            if name in ("--version", "COMMAND") or (name in cli.COMMANDS and not arguments):
+            if name in ("--help", "--version", "COMMAND") or (name in cli.COMMANDS and not arguments):
                 continue
             if name == "train":
                 parse_arguments(arguments, "")
