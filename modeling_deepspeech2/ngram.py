@@ -38,24 +38,27 @@ class NGramModel:
     def __init__(self, words: list[str], orders: list[Order], unit: str = "word"):
         self.words, self.orders, self.unit = words, orders, unit
         starts = np.cumsum([1, *(len(order.words) for order in orders)])
-        self.log_probs = np.concatenate([[0.0], *(order.log_probs for order in orders)])
-        self._backoffs = np.concatenate([[0.0], *(order.backoffs for order in orders)])
-        contexts = [np.zeros(1, np.int64), np.zeros(len(words), np.int64)]
-        contexts += [starts[n - 1] + order.contexts for n, order in enumerate(orders) if n > 0]
-        contexts = np.concatenate(contexts).astype(np.int64)
-        last_words = np.concatenate([[0], *(order.words for order in orders)]).astype(np.int64)
+        self.log_probs = np.concatenate([np.zeros(1, np.float32), *(order.log_probs for order in orders)])
+        self._backoffs = np.concatenate([np.zeros(1, np.float32), *(order.backoffs for order in orders)])
+        number_type = np.int32 if starts[-1] < 2**31 else np.int64
+        contexts = [np.zeros(1 + len(words), number_type)]
+        contexts += [order.contexts.astype(number_type) + number_type(starts[n - 1]) for n, order in enumerate(orders) if n]
+        contexts = np.concatenate(contexts)
+        last_words = np.concatenate([np.zeros(1, number_type), *(order.words.astype(number_type) for order in orders)])
         # They are sorted already. A hash table took twice as long here: its collisions need several rounds of NumPy.
-        self._keys = (contexts * len(words) + last_words)[1:]
+        self._keys = _keys(contexts[1:], last_words[1:], len(words))
         # Where a state falls back to, and where an n-gram leads: the longest suffix that makes a difference to what follows.
-        self._suffixes = np.zeros(len(contexts), np.int64)
+        self._suffixes = np.zeros(len(contexts), number_type)
         matters = self._backoffs != 0
         matters[contexts[starts[1] :]] = True
-        self._next = np.zeros(len(contexts), np.int64)
-        for first, last in zip(starts[:-1], starts[1:]):
-            own = np.arange(first, last)
-            if first > 1:
+        self._next = np.zeros(len(contexts), number_type)
+        for number, (first, last) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist()), 1):
+            own = slice(first, last)
+            if number == 2:  # of two words, the second one
+                self._suffixes[own] = 1 + last_words[own]
+            elif number > 2:
                 self._suffixes[own] = self._longest_suffix(self._suffixes[contexts[own]], last_words[own])
-            self._next[own] = np.where(matters[own], own, self._next[self._suffixes[own]])
+            self._next[own] = np.where(matters[own], np.arange(first, last), self._next[self._suffixes[own]])
         self.begin = int(self._next[1 + words.index(BEGIN)])
 
     @property
@@ -64,16 +67,20 @@ class NGramModel:
 
     def _find(self, states: np.ndarray, words: np.ndarray) -> np.ndarray:
         """The n-gram of each state and word, -1 where there is none."""
-        keys = states * len(self.words) + words
+        keys = _keys(states, words, len(self.words))
         places = self._keys.searchsorted(keys)
         places[places == len(self._keys)] = 0
         return np.where(self._keys[places] == keys, 1 + places, -1)
 
     def _longest_suffix(self, states: np.ndarray, words: np.ndarray) -> np.ndarray:
         found = self._find(states, words)
-        while (found < 0).any():
-            states = np.where(found < 0, self._suffixes[states], states)
-            found = np.where(found < 0, self._find(states, words), found)
+        missing = np.flatnonzero(found < 0)
+        states = states[missing]
+        while len(missing):
+            states = self._suffixes[states]
+            found[missing] = self._find(states, words[missing])
+            still = found[missing] < 0
+            missing, states = missing[still], states[still]
         return found
 
     def score(self, states: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -168,20 +175,28 @@ class NGramModel:
         return cls(words, orders, unit)
 
 
+def _keys(contexts: np.ndarray, words: np.ndarray, num_words: int) -> np.ndarray:
+    """A number for each n-gram, in 64 bits whatever its parts are kept in."""
+    keys = contexts.astype(np.int64)
+    keys *= num_words
+    keys += words
+    return keys
+
+
 def _from_arrays(arrays: dict[str, np.ndarray], num_orders: int) -> tuple[list[str], list[Order]]:
     """The vocabulary and the n-grams in the arrays of the compact form; ValueError where their sizes do not agree."""
     words = bytes(arrays["words"]).decode().split("\n")
     orders: list[Order] = []
     for number in range(1, num_orders + 1):
-        log_probs = arrays[f"{number}.log_probs"].astype(np.float64)
+        log_probs = arrays[f"{number}.log_probs"].astype(np.float32)
         if number == 1:
-            contexts, own = np.zeros(len(words), np.int64), np.arange(len(words))
+            contexts, own = np.zeros(len(words), np.int32), np.arange(len(words), dtype=np.int32)
         else:
-            followers, own = arrays[f"{number}.followers"], arrays[f"{number}.words"].astype(np.int64)
+            followers, own = arrays[f"{number}.followers"], arrays[f"{number}.words"].astype(np.int32)
             if len(followers) != len(orders[-1].words) or followers.astype(np.float64).sum() != len(own):
                 raise ValueError(f"{number}.followers does not fit to the n-grams of orders {number - 1} and {number}")
-            contexts = np.repeat(np.arange(len(followers)), followers)
-        orders.append(Order(contexts, own, log_probs, np.zeros(len(own))))
+            contexts = np.repeat(np.arange(len(followers), dtype=np.int32), followers)
+        orders.append(Order(contexts, own, log_probs, np.zeros(len(own), np.float32)))
     for number in range(1, len(orders)):
         backoffs, kept = arrays[f"{number}.backoffs"], orders[number - 1].backoffs
         kept[slice(None) if len(backoffs) == len(kept) else _has_followers(orders, number)] = backoffs
@@ -203,7 +218,7 @@ def check_model(words: list[str], orders: list[Order]) -> None:
             if len(values) and not 0 <= values.min() <= values.max() < end:
                 wrong = values[(values < 0) | (values >= end)][0]
                 raise ValueError(f"{what} name {name} number {wrong}, but there are {end:,}")
-        if len(words) * max(size, 1) >= _LARGEST or (np.diff(order.contexts * len(words) + order.words) <= 0).any():
+        if len(words) * max(size, 1) >= _LARGEST or (np.diff(_keys(order.contexts, order.words, len(words))) <= 0).any():
             raise ValueError(f"{what} are not sorted, or one of them occurs twice")
         if not (np.isfinite(order.log_probs).all() and np.isfinite(order.backoffs).all()):
             raise ValueError(f"{what} have probabilities that are not finite")

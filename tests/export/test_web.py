@@ -151,7 +151,9 @@ def test_the_microphone_becomes_text_while_one_speaks(visit, waveform, expected)
     button.click()
     wait(browser, "return document.getElementById('status').textContent.includes('for each piece of 100 ms')")
     assert 0 < len(early) < len(whole)
-    assert jiwer.cer(expected.text, whole[: len(expected.text)]) < 0.35
+    # It plays the file again and again, and a busy machine may miss the beginning.
+    words, heard = expected.text.split(), whole[: len(expected.text)]
+    assert min(jiwer.cer(" ".join(words[start:] + words[:start]), heard) for start in range(len(words))) < 0.35
     milliseconds = browser.execute_script("return measured.pieces")
     print(f"{np.median(milliseconds):.1f} ms a piece of 100 ms")
 
