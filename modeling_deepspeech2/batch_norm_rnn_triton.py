@@ -125,14 +125,15 @@ def _lstm_forward(gates, kept, past_cell, u_i, u_f, u_g, u_o, valid, hidden, cli
 
 
 @triton.jit
-def _gru_backward(grad_state, gates, kept, past_state, grad_gates, grad_candidates, valid, hidden, clip,
+def _gru_backward(grad_state, gates, kept, past_state, grad_gates, candidate_slopes, valid, hidden, clip,
                   TANH: tl.constexpr):  # fmt: skip
     reset = tl.load(gates, mask=valid, other=0.0)
     update = tl.load(gates + hidden, mask=valid, other=0.0)
     candidate = tl.load(gates + 2 * hidden, mask=valid, other=0.0)
-    grad_candidate = grad_state * (1 - update) * _slope(candidate, clip, TANH)
+    candidate_slope = (1 - update) * _slope(candidate, clip, TANH)
+    grad_candidate = grad_state * candidate_slope
     grad_reset = grad_candidate * tl.load(kept, mask=valid, other=0.0)
-    tl.store(grad_candidates, grad_candidate, mask=valid)
+    tl.store(candidate_slopes, candidate_slope, mask=valid)
     tl.store(grad_gates, grad_reset * reset * (1 - reset), mask=valid)
     tl.store(grad_gates + hidden, grad_state * (past_state - candidate) * update * (1 - update), mask=valid)
     tl.store(grad_gates + 2 * hidden, grad_candidate * reset, mask=valid)
@@ -199,15 +200,15 @@ def forward_kernel(inputs, weight, kept, states, offsets, arrivals, first_step, 
 
 
 @triton.jit(do_not_specialize=["first_step", "last_step", "num_steps", "total"])
-def backward_kernel(grad_states, weight, previous, gates, kept, grad_gates, grad_candidates, offsets, arrivals,
+def backward_kernel(grad_states, weight, previous, gates, kept, grad_gates, candidate_slopes, offsets, arrivals,
                     first_step, last_step, num_steps, total, hidden, clip,
                     GATES: tl.constexpr, TANH: tl.constexpr, PRECISION: tl.constexpr,
                     BLOCK_ROWS: tl.constexpr, BLOCK_UNITS: tl.constexpr, BLOCK_SUM: tl.constexpr):  # fmt: skip
     """Time steps from before `last_step` back to `first_step`; of all `num_steps`.
 
     `weight` is Uᵀ, `previous` are the states one step before, and `gates` of a plain unit are its states. `grad_gates` are
-    the gradients before the non-linearities, of a GRU's third gate that of U_n·h', and `grad_candidates` that of x_n.
-    `grad_states` becomes dL/dh of a GRU and dL/dc of an LSTM.
+    the gradients before the non-linearities, of a GRU's third gate that of U_n·h'; that of x_n is `grad_states` times
+    `candidate_slopes`. `grad_states` becomes dL/dh of a GRU and dL/dc of an LSTM.
     """
     unit = (tl.program_id(0) * BLOCK_UNITS + tl.arange(0, BLOCK_UNITS))[None, :]
     direction = tl.program_id(1).to(tl.int64)
@@ -216,7 +217,7 @@ def backward_kernel(grad_states, weight, previous, gates, kept, grad_gates, grad
     grad_states += direction * total * hidden
     previous += direction * total * hidden
     kept += direction * total * hidden
-    grad_candidates += direction * total * hidden
+    candidate_slopes += direction * total * hidden
     gates += direction * total * width
     grad_gates += direction * total * width
     weight += direction * width * hidden
@@ -247,7 +248,7 @@ def backward_kernel(grad_states, weight, previous, gates, kept, grad_gates, grad
                 if GATES == 3:
                     grad_state += carried
                     past_state = tl.load(previous + start * hidden + block, mask=valid, other=0.0)
-                    candidates = grad_candidates + start * hidden + block
+                    candidates = candidate_slopes + start * hidden + block
                     _gru_backward(grad_state, own_gates, own_kept, past_state, own_grad, candidates,
                                   valid, hidden, clip, TANH)  # fmt: skip
                     tl.store(own, grad_state, mask=valid)
@@ -338,7 +339,7 @@ def run_backward(
     """The way back through all time steps; arguments and results are those of the unit's `backward`, or of `run_forward`."""
     transposed = weight.transpose(1, 2).contiguous()
     grad_gates = torch.empty_like(kept[0]) if gates > 1 else grad_states
-    grad_candidates = torch.empty_like(grad_states) if gates == 3 else grad_states
-    tensors = [grad_states, transposed, previous, kept[0], kept[min(1, len(kept) - 1)], grad_gates, grad_candidates]
+    candidate_slopes = torch.empty_like(grad_states) if gates == 3 else grad_states
+    tensors = [grad_states, transposed, previous, kept[0], kept[min(1, len(kept) - 1)], grad_gates, candidate_slopes]
     _launch(backward_kernel, tensors, offsets, batch_sizes, weight.shape[2], gates, clip, units)
-    return [grad_gates, grad_candidates] if gates == 3 else [grad_gates] if gates == 4 else []
+    return [grad_gates, candidate_slopes] if gates == 3 else [grad_gates] if gates == 4 else []

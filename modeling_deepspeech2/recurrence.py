@@ -180,7 +180,7 @@ def gradients(
     grad_gates = found[0] if found else grad_states
     grad_weight = torch.bmm(grad_gates.transpose(1, 2).to(product_dtype), before.to(product_dtype)).to(weight.dtype)
     if unit == "gru":  # x_n is not behind the reset gate
-        grad_gates[..., 2 * weight.shape[2] :] = found[1]
+        torch.mul(grad_states, found[1], out=grad_gates[..., 2 * weight.shape[2] :])
     return grad_gates, grad_weight
 
 

@@ -189,7 +189,7 @@ class GRU:
             grad_state = _add_carry(grad_states[:, start:end], carry)
             step = factors[:, start:end].mul_(grad_state[:, :, None])
             carry = torch.baddbmm(grad_state * update[:, start:end], step.flatten(2), weight)
-        return [grad_gates, candidate_slope.mul_(grad_states)]  # the latter of x_n, which is not behind the reset gate
+        return [grad_gates, candidate_slope]  # x_n is not behind the reset gate: its gradient is dL/dh times this
 
 
 class LSTM:

@@ -175,3 +175,29 @@ def test_folded_layers_run_in_the_kernel(monkeypatch, rnn_type):
     monkeypatch.setattr(folded_rnn, "choose", recurrence.choose)
     monkeypatch.setattr(folded_rnn.SteppedRNN, "forward", None)
     assert torch.allclose(layer.fold()(inputs, frames), expected, rtol=0, atol=2e-6)
+
+
+def test_the_gradient_of_u_is_one_product_that_may_be_rounded():
+    """Under bf16 autocast on a GPU, and there alone; every other gradient is that of float32."""
+    given = kernel_arguments("gru", 24)
+    frames, weight = given["frames"], given["weight"]
+    inputs = given["inputs"].clone()
+    kept = [inputs, *recurrence.recurrence(inputs, weight, frames.offsets, frames.batch_sizes, "gru", 0.7)]
+    found = {
+        dtype: recurrence.gradients(given["grad_states"].clone(), weight, kept, frames, "gru", 0.7, dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    (gates, exact), (same_gates, rounded) = found.values()
+    assert torch.equal(gates, same_gates) and rounded.dtype == torch.float32
+    assert 1e-5 < (exact - rounded).abs().max() / exact.abs().max() < 1e-2
+
+    layer, was = BatchNormRNN(3, 3), torch.get_autocast_dtype("cuda")
+    assert layer._product_dtype(torch.device("cuda"), torch.float32) == torch.float32
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        assert layer._product_dtype(torch.device("cuda"), torch.float32) == torch.bfloat16
+        assert layer._product_dtype(torch.device("cpu"), torch.float32) == torch.float32
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", was)
