@@ -59,7 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
         if "--debug" in arguments:
             raise
         # The Hub's clients say much; their first line says what is wrong.
-        print(f"deepspeech2 {name}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
+        reason = str(error).strip().partition("\n")[0]
+        if isinstance(error, ModuleNotFoundError):  # what needs another extra says so itself
+            reason += ": pip install 'modeling-deepspeech2[train]'"
+        print(f"deepspeech2 {name}: {reason}", file=sys.stderr)
         return 2
 
 

@@ -163,6 +163,13 @@ def test_every_command_shows_an_example(capsys, name):
     assert status == 0 and f"deepspeech2 {name} " in out.partition("example")[2]
 
 
+def test_a_missing_package_comes_with_the_line_that_installs_it(capsys, monkeypatch):
+    """As where only the base is installed."""
+    monkeypatch.setitem(sys.modules, "modeling_deepspeech2.cli.average", None)
+    assert main(["average", "--help"]) == 2
+    assert "pip install 'modeling-deepspeech2[train]'" in capsys.readouterr().err
+
+
 def test_a_mistake_is_a_sentence_and_debug_shows_where(capsys, tmp_path):
     arguments = ["publish", "--model", tmp_path, "--output", tmp_path / "new"]
     status, _, err = run(capsys, *arguments)
