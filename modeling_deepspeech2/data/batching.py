@@ -17,6 +17,10 @@ from .durations import DurationIndex
 
 # Lengths are perturbed by this much before they are sorted, so that batches differ from epoch to epoch.
 JITTER = 0.05
+# Utterances that `datasets` puts into one row group, the least that can be read of a parquet file. With fewer for each part
+# of a step, all parts would read the same row groups.
+ROW_GROUP = 100
+SHORTEST = 0.1  # seconds that an utterance counts at least when the data is divided: unreadable ones have none
 
 
 @dataclass
@@ -25,24 +29,37 @@ class EpochPlan:
 
     Args:
         order: numbers of utterances, one step's after the other's, shape (utterances,).
-        step_ends: where in `order` each step ends, shape (steps,).
+        ends: where in `order` the utterances of each step and lane end, shape (steps, lanes). A lane is a stretch of the
+            data that is read from its beginning to its end. Either each part of a step has its own, or all share one.
         window_ends: the step at which each window ends; a window's utterances are read in one go, shape (windows,).
         parts: batches that each step is shared out into, among processes and accumulation.
+        shard_places: where each shard stands in the order in which they are read, shape (shards,).
     """
 
     order: np.ndarray
-    step_ends: np.ndarray
+    ends: np.ndarray
     window_ends: np.ndarray
     parts: int
+    shard_places: np.ndarray
 
     @property
     def steps(self) -> int:
-        return len(self.step_ends)
+        return len(self.ends)
+
+    @property
+    def lanes(self) -> int:
+        return self.ends.shape[1]
+
+    @property
+    def step_ends(self) -> np.ndarray:
+        """Where in `order` each step ends, shape (steps,)."""
+        return self.ends[:, -1]
 
     def batch(self, step: int, part: int) -> np.ndarray:
-        """Numbers of the utterances in one of a step's batches; similar lengths are dealt out to all of them."""
-        first = self.step_ends[step - 1] if step else 0
-        return self.order[first + part : self.step_ends[step] : self.parts]
+        """Numbers of the utterances in one of a step's batches; similar lengths are dealt out to all that share a lane."""
+        cell = step * self.lanes + part % self.lanes
+        first = self.ends.flat[cell - 1] if cell else 0
+        return self.order[first : self.ends.flat[cell]][part // self.lanes :: self.parts // self.lanes]
 
     def windows(self, first_step: int = 0) -> Iterator[range]:
         """The steps of each window, from `first_step` on."""
@@ -86,43 +103,71 @@ class Batching:
         )
 
     def plan(self, index: DurationIndex, epoch: int) -> EpochPlan:
-        """The first epoch sorted, with `sorta_grad`; others read shards in random order, as many as `memory` holds, and draw
-        from what they hold: batches of `batch_size` wholly at random, those of `batch_seconds` of similar length.
+        """The first epoch sorted, with `sorta_grad`. Others read shards in random order, each part of a step its own, as
+        many as `memory` holds, and draw from what they hold: batches of `batch_size` wholly at random, those of
+        `batch_seconds` of similar length.
 
         Batches of one length are cheaper but teach less: where length tells what is said, a small batch is all alike.
         """
         generator = np.random.default_rng([self.seed, epoch])
         numbers = _repeated(index.weights, generator)
+        shards = int(index.shards.max(initial=0)) + 1
         if self.sorta_grad and epoch == 0:
-            order = numbers[np.argsort(index.seconds[numbers], kind="stable")]
-            step_ends = self._cut(index.seconds[order])
-            held = _held_at(index.sizes[order], step_ends)
-            window_ends = [
-                step + 1
-                for step in range(len(step_ends))
-                if step + 1 == len(step_ends) or held[step + 1] // self._window > held[step] // self._window
-            ]
-            return EpochPlan(order, step_ends, np.array(window_ends, dtype=np.int64), self.parts)
-        place = generator.permutation(index.shards.max(initial=0) + 1)[index.shards]
-        numbers = numbers[np.lexsort((index.rows[numbers], place[numbers]))]
-        window_of = (np.cumsum(index.sizes[numbers], dtype=np.int64) - 1) // self._window
-        order, step_ends, window_ends = [numbers[:0]], [], []
-        done = 0
-        for window in np.split(numbers, np.flatnonzero(np.diff(window_of)) + 1) if len(numbers) else []:
-            if self.batch_seconds:
-                lengths = index.seconds[window] * generator.uniform(1 - JITTER, 1 + JITTER, len(window))
-                window = window[np.argsort(lengths, kind="stable")]
-            else:
-                window = generator.permutation(window)
-            steps = np.split(window, self._cut(index.seconds[window])[:-1])
-            for step in generator.permutation(len(steps)):
-                order.append(steps[step])
-                done += len(steps[step])
-                step_ends.append(done)
-            window_ends.append(len(step_ends))
-        return EpochPlan(
-            np.concatenate(order), np.array(step_ends, dtype=np.int64), np.array(window_ends, dtype=np.int64), self.parts
-        )
+            return self._sorted_plan(index, numbers, np.arange(shards))
+        places = generator.permutation(shards)
+        numbers = numbers[np.lexsort((index.rows[numbers], places[index.shards[numbers]]))]
+        batches: list[list[np.ndarray]] = []
+        window_ends = []
+        for held in self._windows_of_lanes(index, numbers):
+            cut = [self._batches(own, index, self.parts // len(held), generator) for own in held]
+            for step in generator.permutation(max(map(len, cut))):
+                batches.append([own[step] if step < len(own) else own[0][:0] for own in cut])
+            window_ends.append(len(batches))
+        return _plan(batches, window_ends, self._lanes(index), self.parts, places)
+
+    def _sorted_plan(self, index: DurationIndex, numbers: np.ndarray, places: np.ndarray) -> EpochPlan:
+        """From the shortest utterance to the longest."""
+        order = numbers[np.argsort(index.seconds[numbers], kind="stable")]
+        steps = self._cut(order, index.seconds[order], self.parts) if len(order) else []
+        held = np.cumsum([index.sizes[step].sum(dtype=np.int64) for step in steps], dtype=np.int64)
+        ends = np.flatnonzero(np.diff(held // self._window)) + 1
+        return _plan([[step] for step in steps], [*ends.tolist(), len(steps)][: len(steps)], 1, self.parts, places)
+
+    def _lanes(self, index: DurationIndex) -> int:
+        """Stretches of the data that are read at the same time: one for each part, if that saves reading."""
+        return self.parts if len(index) >= ROW_GROUP * self.parts else 1
+
+    def _windows_of_lanes(self, index: DurationIndex, numbers: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """Of each window what each lane holds, from the utterances in the order in which they are read.
+
+        The lanes are equally long, in seconds if batches are, and all move on at the same speed.
+        """
+        amounts = np.ones(len(numbers))
+        if self.batch_seconds:
+            amounts = np.maximum(index.seconds[numbers], SHORTEST).astype(np.float64)
+        lanes = self._lanes(index)
+        places = (np.cumsum(amounts) - amounts / 2) * lanes / amounts.sum() if len(numbers) else amounts
+        lane_of = places.astype(np.int64)
+        together = np.argsort(places - lane_of, kind="stable")
+        window_of = np.empty_like(lane_of)
+        window_of[together] = (np.cumsum(index.sizes[numbers[together]], dtype=np.int64) - 1) // self._window
+        group = window_of * lanes + lane_of
+        order = np.argsort(group, kind="stable")
+        group = group[order]
+        for window in np.unique(window_of):
+            ends = np.searchsorted(group, window * lanes + np.arange(lanes + 1))
+            yield [numbers[order[start:end]] for start, end in zip(ends, ends[1:])]
+
+    def _batches(
+        self, numbers: np.ndarray, index: DurationIndex, parts: int, generator: np.random.Generator
+    ) -> list[np.ndarray]:
+        """What a lane holds, drawn at random: for each step the utterances of so many of its parts."""
+        if not self.batch_seconds:
+            numbers = generator.permutation(numbers)
+        else:
+            lengths = index.seconds[numbers] * generator.uniform(1 - JITTER, 1 + JITTER, len(numbers))
+            numbers = numbers[np.argsort(lengths, kind="stable")]
+        return self._cut(numbers, index.seconds[numbers], parts)
 
     @property
     def _window(self) -> int:
@@ -132,24 +177,34 @@ class Batching:
     def fingerprint(self, index: DurationIndex) -> str:
         """Equal where the plans of all epochs are."""
         digest = hashlib.sha256(repr(self).encode())
+        if self._lanes(index) > 1:  # before there were lanes, the plan was another one
+            digest.update(b"lanes")
         for field in fields(index):
             digest.update(np.ascontiguousarray(getattr(index, field.name)))
         return digest.hexdigest()[:16]
 
-    def _cut(self, seconds: np.ndarray) -> np.ndarray:
-        """Where each step ends among utterances of these lengths, which are sorted, or nearly so."""
-        total = len(seconds)
+    def _cut(self, numbers: np.ndarray, seconds: np.ndarray, parts: int) -> list[np.ndarray]:
+        """Steps of so many parts from utterances of these lengths, which are sorted, or nearly so; at least one step."""
         if not self.batch_seconds:
-            size = self.batch_size * self.parts
-            return np.minimum(np.arange(size, total + size, size), total)
+            size = self.batch_size * parts
+            return np.split(numbers, range(size, len(numbers), size))
         ends, count, longest = [], 0, 0.0
-        for number, length in enumerate(seconds.tolist()):
+        for place, length in enumerate(seconds.tolist()):
             longest = max(longest, length)
-            if count and math.ceil((count + 1) / self.parts) * longest > self.batch_seconds:
-                ends.append(number)
+            if count and math.ceil((count + 1) / parts) * longest > self.batch_seconds:
+                ends.append(place)
                 count, longest = 0, length
             count += 1
-        return np.array([*ends, total] if total else [], dtype=np.int64)
+        return np.split(numbers, ends)
+
+
+def _plan(
+    batches: list[list[np.ndarray]], window_ends: list[int], lanes: int, parts: int, shard_places: np.ndarray
+) -> EpochPlan:
+    flat = [own for step in batches for own in step]
+    ends = np.cumsum([len(own) for own in flat], dtype=np.int64).reshape(-1, lanes)
+    order = np.concatenate([*flat, np.array([], dtype=np.int64)])
+    return EpochPlan(order, ends, np.array(window_ends, dtype=np.int64), parts, shard_places)
 
 
 def _repeated(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -157,9 +212,3 @@ def _repeated(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray
     times = np.floor(weights).astype(np.int64)
     times += generator.random(len(weights)) < weights - times
     return np.repeat(np.arange(len(weights)), times)
-
-
-def _held_at(sizes: np.ndarray, step_ends: np.ndarray) -> np.ndarray:
-    """Bytes up to the end of each step."""
-    total = np.cumsum(sizes, dtype=np.int64)
-    return total[step_ends - 1] if len(step_ends) else total

@@ -108,8 +108,8 @@ class Collator:
 
 
 @dataclass
-class Batches(torch.utils.data.IterableDataset):
-    """Lists of utterances, in the order of a plan, for one of `world_size` processes and its workers.
+class Batches:
+    """Lists of utterances, in the order of a plan, for one of `world_size` processes.
 
     Of each step it gives this process's parts, in turn; a part may be empty. Only what this process will use is held.
     """
@@ -126,37 +126,59 @@ class Batches(torch.utils.data.IterableDataset):
         return range(self.rank, self.plan.parts, self.world_size)
 
     def __iter__(self) -> Iterator[list[Utterance]]:
-        worker = torch.utils.data.get_worker_info()
-        worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        item, windows = 0, []
-        for window in self.plan.windows(self.first_step):
-            own = []
-            for step in window:
-                for part in self.parts:
-                    if item % workers == worker_id:
-                        own.append(self.plan.batch(step, part))
-                    item += 1
-            if own:
-                windows.append(own)
+        windows = list(self.plan.windows(self.first_step)) if self.parts else []
+        readers = [_WindowReader(self.data, self.plan, windows, parts) for parts in self._parts_read_together()]
+
+        def read() -> dict[int, Utterance]:
+            return {number: utterance for reader in readers for number, utterance in reader.next_window().items()}
+
         # While one window is worked on, the next is read.
-        with ThreadPoolExecutor(1) as reader:
-            ahead = [reader.submit(self._read, own) for own in windows[:1]]
-            for place, own in enumerate(windows):
+        with ThreadPoolExecutor(1) as thread:
+            ahead = [thread.submit(read) for _ in windows[:1]]
+            for place, window in enumerate(windows):
                 found = ahead.pop().result()
                 if place + 1 < len(windows):
-                    ahead.append(reader.submit(self._read, windows[place + 1]))
-                for numbers in own:
-                    yield [found[number] for number in numbers.tolist()]
+                    ahead.append(thread.submit(read))
+                for step in window:
+                    for part in self.parts:
+                        yield [found[number] for number in self.plan.batch(step, part).tolist()]
                 del found
 
-    def _read(self, batches: list[np.ndarray]) -> dict[int, Utterance]:
-        return self.data.read(np.unique(np.concatenate(batches)))
+    def _parts_read_together(self) -> list[list[int]]:
+        return [[part] for part in self.parts] if self.plan.lanes > 1 else [list(self.parts)]
+
+
+class _WindowReader:
+    """Reads some parts of each step, window by window, in the order in which their utterances are stored."""
+
+    def __init__(self, data: SpeechData, plan: EpochPlan, windows: list[range], parts: list[int]):
+        index = data.index
+        self.windows = []
+        for window in windows:
+            own = np.concatenate([plan.batch(step, part) for step in window for part in parts])
+            self.windows.append(own[np.lexsort((index.rows[own], plan.shard_places[index.shards[own]]))])
+        # Where the next window begins in the shard in which this one ends, the stream reads on.
+        self.stream = data.stream(np.concatenate([*self.windows, np.array([], dtype=np.int64)]))
+        self.place = 0
+
+    def next_window(self) -> dict[int, Utterance]:
+        numbers = self.windows[self.place]
+        self.place += 1
+        return {number: next(self.stream) for number in numbers.tolist()}
+
+
+class _Encoded(torch.utils.data.Dataset):
+    """Hands what the sampler has read to the collator, so that one process reads and the others decode."""
+
+    def __getitem__(self, utterances: list[Utterance]) -> list[Utterance]:
+        return utterances
 
 
 def make_loader(batches: Batches, collate: Collator, num_workers: int = 0) -> torch.utils.data.DataLoader:
-    """Decodes and pads the batches, in `num_workers` processes beside this one, or in it."""
+    """Decodes and pads the batches, in `num_workers` processes beside this one, or in it; only this one reads them."""
     return torch.utils.data.DataLoader(
-        batches,
+        _Encoded(),
+        sampler=batches,
         batch_size=None,
         collate_fn=collate,
         num_workers=num_workers,

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow
 from datasets import IterableDataset, get_dataset_config_names, get_dataset_split_names, load_dataset_builder
 from datasets.fingerprint import Hasher
+from datasets.packaged_modules.parquet.parquet import Parquet
 from tqdm.auto import tqdm
 
 from ..audio import AudioError, read_waveform
@@ -28,6 +29,7 @@ from .durations import (
     size_of,
 )
 from .errors import DataError
+from .parquet_tables import ParquetTables
 from .text_tables import PROBLEM, TextTables
 
 
@@ -62,7 +64,7 @@ class Source:
         DataError: on reading, where datasets lacks what it needs for files of this kind.
     """
 
-    rows: IterableDataset | TextTables
+    rows: IterableDataset | ParquetTables | TextTables
     columns: list[str]
     audio_column: str
     text_column: str | None
@@ -73,9 +75,22 @@ class Source:
     def num_shards(self) -> int:
         return self.rows.num_shards
 
+    def tables_from(self, shard: int, row: int, columns: list[str]) -> Iterator[tuple[int, pyarrow.Table]]:
+        """The rows of a shard, some at a time, with the number of the first of them; those before `row` may be left out."""
+        if isinstance(self.rows, ParquetTables):
+            yield from self.rows.tables(shard, [name for name in columns if name in self.columns], row)
+            return
+        start = 0
+        for table in self.tables(shard, columns):
+            yield start, table
+            start += table.num_rows
+
     def tables(self, shard: int, columns: list[str]) -> Iterator[pyarrow.Table]:
         """The rows of a shard, some at a time; columns that it lacks are left out."""
         kept = [name for name in [*columns, PROBLEM] if name in self.columns]
+        if isinstance(self.rows, ParquetTables):
+            yield from (table for _, table in self.rows.tables(shard, kept))
+            return
         if isinstance(self.rows, TextTables):
             yield from self.rows.tables(shard, kept)
             return
@@ -149,6 +164,8 @@ def _open(
             schema = rows.features.arrow_schema if rows.features else first.schema if first else pyarrow.schema([])
             columns = schema.names
             _check_text(schema, text_column, called)
+            if data_files and isinstance(builder, Parquet):
+                rows = ParquetTables(list(data_files))
     except DataError:
         raise
     except (ValueError, FileNotFoundError, ConnectionError, RuntimeError) as error:  # RuntimeError: a loading script
@@ -335,32 +352,46 @@ class SpeechData:
         Raises:
             DataError: a shard holds fewer rows than when its durations were measured.
         """
-        found: dict[int, Utterance] = {}
+        numbers = numbers[np.lexsort((self.index.rows[numbers], self.index.shards[numbers]))]
+        return dict(zip(numbers.tolist(), self.stream(numbers)))
+
+    def stream(self, numbers: np.ndarray) -> Iterator[Utterance]:
+        """The utterances of these numbers, in this order; those of one shard that follow each other are read in one pass.
+
+        Raises:
+            DataError: a shard holds fewer rows than when its durations were measured.
+        """
+        shards, rows = self.index.shards[numbers], self.index.rows[numbers]
+        passes = np.flatnonzero((np.diff(shards) != 0) | (np.diff(rows) < 0)) + 1
+        for some in np.split(numbers, passes) if len(numbers) else []:
+            yield from self._pass_over(some)
+
+    def _pass_over(self, numbers: np.ndarray) -> Iterator[Utterance]:
+        """The utterances of these numbers, which are of one shard, from its first row to its last."""
         first = np.cumsum([0, *(source.num_shards for source in self.sources)])
-        for shard in np.unique(self.index.shards[numbers]).tolist():
-            place = int(np.searchsorted(first, shard, side="right")) - 1
-            source, here = self.sources[place], numbers[self.index.shards[numbers] == shard]
-            here = here[np.argsort(self.index.rows[here])]
-            wanted, start = self.index.rows[here], 0
-            for table in source.tables(shard - int(first[place]), ["id", source.audio_column, source.text_column]):
-                some = (wanted >= start) & (wanted < start + table.num_rows)
-                for number, row in zip(here[some].tolist(), table.take(wanted[some] - start).to_pylist()):
-                    audio = source.audio(row)
-                    at = f"{self.splits[place]}, row {self.index.rows[number]}"
-                    name = row.get("id") or audio.get("path")
-                    name = at if name is None else f"{name} ({at})" if self._is_repeated[number] else str(name)
-                    text, problem = row[source.text_column], row.get(PROBLEM) or ""
-                    seconds = float(self.index.seconds[number])
-                    found[number] = Utterance(name, audio, text if text is None else str(text), seconds, problem)
-                start += table.num_rows
-                if start > wanted[-1]:
-                    break
-            if start <= wanted[-1]:
-                raise DataError(
-                    f"Shard {shard - first[place]} of {self.splits[place]} ends before row {wanted[-1]}: it has changed "
-                    f"since its durations were measured."
-                )
-        return found
+        shard, wanted = int(self.index.shards[numbers[0]]), self.index.rows[numbers]
+        place = int(np.searchsorted(first, shard, side="right")) - 1
+        source, shard, end = self.sources[place], shard - int(first[place]), 0
+        columns = ["id", source.audio_column, source.text_column]
+        for start, table in source.tables_from(shard, int(wanted[0]), columns):
+            end = start + table.num_rows
+            here = (wanted >= start) & (wanted < end)
+            for number, row in zip(numbers[here].tolist(), table.take(wanted[here] - start).to_pylist()):
+                yield self._utterance(number, row, source, self.splits[place])
+            if end > wanted[-1]:
+                return
+        raise DataError(
+            f"Shard {shard} of {self.splits[place]} ends before row {wanted[-1]}: it has changed since its durations were "
+            f"measured."
+        )
+
+    def _utterance(self, number: int, row: dict, source: Source, split: str) -> Utterance:
+        audio, text = source.audio(row), row[source.text_column]
+        name = row.get("id") or audio.get("path")
+        at = f"{split}, row {self.index.rows[number]}"
+        name = at if name is None else f"{name} ({at})" if self._is_repeated[number] else str(name)
+        seconds = float(self.index.seconds[number])
+        return Utterance(name, audio, text if text is None else str(text), seconds, row.get(PROBLEM) or "")
 
     def waveforms(self, sampling_rate: int, limit: int, seed: int = 0) -> Iterator[np.ndarray]:
         """Up to `limit` waveforms drawn at random, for the statistics of the features; unreadable ones are passed over."""

@@ -48,11 +48,11 @@ class Run:
             f"{arguments.num_train_epochs} epochs of {later.steps} steps on "
             f"{accelerator.num_processes} × {accelerator.device}"
         )
-        windows, loaders = len(first.window_ends), self.readers * max(1, arguments.dataloader_num_workers)
+        windows = len(first.window_ends)
         if windows > 1 and arguments.sorta_grad:
             text += (
                 f"\nThe first epoch, from short to long, reads the data {windows} times, because {arguments.shuffle_memory} "
-                f"MB of it are held (shuffle_memory); each of {loaders} reading processes does so."
+                f"MB of it are held (shuffle_memory); each of {self.readers} reading processes does so."
             )
         return text
 

@@ -1,20 +1,24 @@
 """The order of an epoch: sorted first, random later, each utterance once, the same on all processes and when resumed."""
 
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_deepspeech2.data.batching import Batching
+from modeling_deepspeech2.data.batching import Batching, EpochPlan
 from modeling_deepspeech2.data.durations import DurationIndex
-from modeling_deepspeech2.data.loader import Batches
-from modeling_deepspeech2.data.sources import SpeechData
+from modeling_deepspeech2.data.loader import Batches, make_loader
+from modeling_deepspeech2.data.sources import SpeechData, Utterance
 
 
 AMAZON_QUEEN = Path(__file__).parents[3] / "shared" / "data" / "speech-en" / "amazon_queen"
@@ -47,7 +51,7 @@ batchings = st.builds(
 
 
 @settings(deadline=None, max_examples=150)
-@given(batching=batchings, utterances=st.integers(0, 120), epoch=st.integers(0, 2))
+@given(batching=batchings, utterances=st.integers(0, 120) | st.sampled_from([403, 450]), epoch=st.integers(0, 2))
 def test_every_utterance_once_whatever_the_settings(batching, utterances, epoch):
     index = make_index(utterances)
     plan = batching.plan(index, epoch)
@@ -75,7 +79,7 @@ def test_the_first_epoch_goes_from_short_to_long(batching, utterances):
 
 
 @settings(deadline=None, max_examples=50)
-@given(utterances=st.integers(1, 200), parts=st.integers(1, 4), seconds=st.floats(1, 200), epoch=st.integers(0, 1))
+@given(utterances=st.integers(1, 450), parts=st.integers(1, 4), seconds=st.floats(1, 200), epoch=st.integers(0, 1))
 def test_batches_by_seconds_keep_to_their_seconds(utterances, parts, seconds, epoch):
     index = make_index(utterances)
     plan = Batching(1, seconds, parts, sorta_grad=True).plan(index, epoch)
@@ -110,12 +114,30 @@ def test_batches_by_seconds_of_real_speech_have_little_padding(seconds):
         assert 1 - index.seconds.sum() / sum(len(batch) * batch.max() for batch in lengths) <= 0.06
 
 
-def test_two_times_eight_are_sixteen():
-    """The step is the same however it is shared out among processes and accumulation."""
+def test_two_times_eight_are_sixteen_in_a_small_data_set():
+    """Where no reading would be saved, the step is the same however it is shared out among processes and accumulation."""
     index = make_index(100)
     one, two = Batching(16).plan(index, 1), Batching(8, parts=2).plan(index, 1)
     assert np.array_equal(one.order, two.order) and np.array_equal(one.step_ends, two.step_ends)
     assert sorted(one.batch(3, 0)) == sorted([*two.batch(3, 0), *two.batch(3, 1)])
+
+
+@pytest.mark.parametrize("batch_seconds", [0.0, 60.0])
+@pytest.mark.parametrize("parts", [2, 8])
+def test_parts_of_a_large_data_set_read_shards_of_their_own(parts, batch_seconds):
+    """But for the shard in which one part ends and the next begins; and all parts have about as much to do in each step."""
+    index = make_index(5_000, shards=50)
+    plan = Batching(8, batch_seconds, parts).plan(index, 1)
+    assert plan.lanes == plan.parts
+    shards = [set[int]() for _ in range(parts)]
+    work = np.zeros((plan.steps, parts))
+    for step in range(plan.steps):
+        for part in range(parts):
+            own = plan.batch(step, part)
+            shards[part] |= set(index.shards[own].tolist())
+            work[step, part] = len(own) * index.seconds[own].max(initial=0) if batch_seconds else len(own)
+    assert sum(map(len, shards)) <= 50 + parts - 1
+    assert work.mean() >= 0.85 * work.max(1).mean()
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 2.5])
@@ -126,6 +148,13 @@ def test_weights_say_how_often_an_epoch_reads_an_utterance(weight):
     assert abs(times.mean() - weight) < 0.05
 
 
+def recording(seconds: float, samples: int, rng: np.random.Generator) -> bytes:
+    """Noise that lasts so long by its sampling rate, however small the file is."""
+    file = io.BytesIO()
+    soundfile.write(file, rng.uniform(-1, 1, samples), round(samples / seconds), "PCM_U8", format="WAV")
+    return file.getvalue()
+
+
 SHARDS, ROWS = 64, 1_562  # about 100,000 utterances
 
 
@@ -133,13 +162,14 @@ SHARDS, ROWS = 64, 1_562  # about 100,000 utterances
 def large(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("large")
     rng = np.random.default_rng(0)
+    audio = recording(5.0, 156, rng)  # what lasts twice or half as long is believed
     for shard in range(SHARDS):
         table = pyarrow.table(
             {
                 "id": [f"{shard}-{row}" for row in range(ROWS)],
-                "audio": [{"bytes": bytes(200), "path": None}] * ROWS,
+                "audio": [{"bytes": audio, "path": None}] * ROWS,
                 "text": ["a"] * ROWS,
-                "duration": rng.uniform(0.5, 20, ROWS).astype(np.float32),
+                "duration": rng.uniform(2.6, 9.9, ROWS).astype(np.float32),
             }
         )
         pyarrow.parquet.write_table(table, folder / f"train-{shard:05d}-of-{SHARDS:05d}.parquet")
@@ -208,3 +238,73 @@ def test_later_epochs_of_a_large_stream_differ_with_the_seed_alone(large):
     one, again, other = (Batching(16, seed=seed, memory=2**20).plan(data.index, 1).order for seed in (0, 0, 1))
     assert np.array_equal(one, again) and not np.array_equal(one, other)
     assert sorted(one) == sorted(other) == list(range(len(data.index)))
+
+
+@pytest.fixture(scope="module")
+def row_groups(tmp_path_factory) -> Path:
+    """4,000 utterances of 1 kB in 4 files with 10 row groups each: 4 MB."""
+    folder = tmp_path_factory.mktemp("row_groups")
+    rng = np.random.default_rng(0)
+    for shard in range(4):
+        seconds = rng.uniform(1, 20, 1_000).astype(np.float32)
+        table = pyarrow.table(
+            {
+                "id": [f"{shard}-{row}" for row in range(1_000)],
+                "audio": [{"bytes": recording(length, 1_000, rng), "path": None} for length in seconds.tolist()],
+                "text": ["a"] * 1_000,
+                "duration": seconds,
+            }
+        )
+        pyarrow.parquet.write_table(table, folder / f"train-{shard:05d}-of-00004.parquet", row_group_size=100)
+    return folder
+
+
+def epoch_of(data: SpeechData, plan: EpochPlan, readers: int, first_step: int = 0) -> list[list[list[str]]]:
+    """The names in every part of every step, as so many readers find them one after the other."""
+    steps: list[list[list[str]]] = [[[] for _ in range(plan.parts)] for _ in range(plan.steps - first_step)]
+    for reader in range(readers):
+        batches = Batches(data, plan, first_step, reader, readers)
+        places = [(step, part) for step in range(plan.steps - first_step) for part in batches.parts]
+        for (step, part), batch in zip(places, batches, strict=True):
+            steps[step][part] = [utterance.name for utterance in batch]
+    return steps
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts what a process reads")
+@pytest.mark.parametrize("readers, most", [(1, 1.05), (2, 1.1), (8, 1.2), (32, 2.1)])
+def test_an_epoch_reads_the_data_about_once_in_all(row_groups, readers, most):
+    """Not once for each reader; a row group in which one reader's stretch ends and another's begins is read by both."""
+    data = SpeechData(str(row_groups), ["train"], show_progress=False)
+    plan = Batching(4, parts=readers, memory=2**20).plan(data.index, 1)
+    assert len(plan.window_ends) > 4
+    before = psutil.Process().io_counters().read_chars
+    steps = epoch_of(data, plan, readers)
+    read = psutil.Process().io_counters().read_chars - before
+    assert sorted(name for step in steps for batch in step for name in batch) == sorted(
+        f"{shard}-{row}" for shard in range(4) for row in range(1_000)
+    )
+    assert read <= most * sum(file.stat().st_size for file in row_groups.glob("*.parquet"))
+
+
+@pytest.mark.parametrize("batch_seconds", [0.0, 100.0])
+def test_a_run_resumed_on_other_processes_goes_on_in_the_same_order(row_groups, batch_seconds):
+    data = SpeechData(str(row_groups), ["train"], show_progress=False)
+    plan = Batching(4, batch_seconds, parts=6, memory=2**20).plan(data.index, 1)
+    assert plan.lanes == plan.parts
+    whole = epoch_of(data, plan, readers=6)
+    for readers in (1, 2, 4):
+        assert epoch_of(data, plan, readers, first_step=plan.steps // 2) == whole[plan.steps // 2 :]
+
+
+def test_workers_decode_what_this_process_reads(row_groups):
+    """Two of them give what the process alone gives, in its order."""
+    data = SpeechData(str(row_groups), ["train"], show_progress=False)
+    plan = Batching(50, parts=2, memory=2**20).plan(data.index, 1)
+    batches = Batches(data, plan, rank=1, world_size=2)
+    alone, shared = (list(make_loader(batches, _names, workers)) for workers in (0, 2))
+    assert [names for names, _ in alone] == [names for names, _ in shared]
+    assert {process for _, process in shared}.isdisjoint({os.getpid()}) and len({process for _, process in shared}) == 2
+
+
+def _names(batch: list[Utterance]) -> tuple[list[str], int]:
+    return [utterance.name for utterance in batch], os.getpid()
