@@ -29,11 +29,12 @@ from modeling_deepspeech2.data.loader import Batches, Collator, make_loader
 from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.decoding_deepspeech2 import has_decoder
 from modeling_deepspeech2.errors import UserError
+from modeling_deepspeech2.packed_frames import on_device
 from modeling_deepspeech2.training.arguments import Settings, command_line, parse_arguments
 from modeling_deepspeech2.training.checkpoints import load_checkpoint, save_best, save_checkpoint
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
 from modeling_deepspeech2.training.finish import best_model, push, write_model, write_results
-from modeling_deepspeech2.training.hardware import is_lost_process, start_accelerator
+from modeling_deepspeech2.training.hardware import is_lost_process, leave_on_cpu, start_accelerator
 from modeling_deepspeech2.training.interruption import Interrupted, Interruption
 from modeling_deepspeech2.training.optimization import learning_rate, make_optimizer
 from modeling_deepspeech2.training.output_folder import MARKER, on_main_process
@@ -81,6 +82,7 @@ def train(run: Run) -> None:
     arguments, progress, accelerator = run.settings.run, run.progress, run.accelerator
     optimizer = make_optimizer(run.model, arguments)
     model, optimizer = accelerator.prepare(run.model, optimizer)
+    leave_on_cpu(model)
     start_tracking(accelerator, run.record["settings"])
     if run.checkpoint is not None:
         load_checkpoint(run.checkpoint, model, optimizer.optimizer, accelerator)
@@ -101,7 +103,7 @@ def train(run: Run) -> None:
             plan = run.batching.plan(run.train_data.index, progress.epoch)
             batches = Batches(run.train_data, plan, progress.epoch_step, run.reader, run.readers)
             run.augmentation.epoch = progress.epoch
-            loader = iter(make_loader(batches, collate, arguments.dataloader_num_workers))
+            loader = iter(make_loader(batches, collate, arguments.dataloader_num_workers, accelerator.device))
             while progress.epoch_step < plan.steps and not run.is_over:
                 started = time.perf_counter()
                 micro_batches = [next(loader) for _ in batches.parts]
@@ -110,10 +112,10 @@ def train(run: Run) -> None:
                 waited = time.perf_counter() - started
                 progress.epoch_step += 1
                 run.omissions.note(progress, micro_batches)
-                utterances = count_all(run, sum(len(batch["names"]) for batch in micro_batches))
-                if utterances == 0:
+                taken = take_step(run, model, optimizer, micro_batches, total_steps)
+                if taken is None:
                     continue
-                loss, norm = take_step(run, model, optimizer, micro_batches, utterances, total_steps)
+                loss, norm = taken
                 elapsed = time.perf_counter() - started
                 progress.train_seconds += elapsed
                 note(window, norm, loss, elapsed, waited, micro_batches)
@@ -130,28 +132,22 @@ def train(run: Run) -> None:
         print(f"Stopped at step {progress.step}: no better for {progress.stale} validations (patience).")
 
 
-def count_all(run: Run, utterances: int) -> int:
-    """The utterances of a step on all processes, which also learn here whether one of them has received a signal."""
-    own = torch.tensor([utterances, int(run.interruption.number > 0)], device=run.accelerator.device)
-    total, signals = run.accelerator.reduce(own).tolist()
-    run.interruption.is_agreed = signals > 0
-    return total
-
-
 def take_step(
-    run: Run,
-    model: torch.nn.Module,
-    optimizer: AcceleratedOptimizer,
-    micro_batches: list[dict],
-    utterances: int,
-    total_steps: int,
-) -> tuple[float, float]:
-    """Gives this process's share of the loss, and the norm of the gradient before it is clipped."""
+    run: Run, model: torch.nn.Module, optimizer: AcceleratedOptimizer, micro_batches: list[dict], total_steps: int
+) -> tuple[float, float] | None:
+    """Gives this process's share of the loss, and the norm of the gradient before it is clipped; None without utterances."""
     arguments, progress, accelerator = run.settings.run, run.progress, run.accelerator
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(arguments, progress.step, progress.epoch, total_steps)
-    loss = gradient(run, model, micro_batches, utterances)
-    norm = float(accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm))
+    counts = count_all(run, sum(len(batch["names"]) for batch in micro_batches))
+    loss = gradient(run, model, micro_batches, counts[0])
+    norm = torch.as_tensor(accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm))
+    # The one place in a step at which the CPU waits for a GPU.
+    loss, norm, utterances, signals = torch.stack([loss.double(), norm.double(), *counts]).tolist()
+    run.interruption.is_agreed = signals > 0
+    if utterances == 0:
+        optimizer.zero_grad()
+        return None
     if math.isfinite(norm) or accelerator.scaler is not None:  # the scaler leaves the step out by itself
         optimizer.step()
     watch(run, norm, micro_batches)
@@ -160,21 +156,30 @@ def take_step(
     return loss, norm
 
 
-def gradient(run: Run, model: torch.nn.Module, micro_batches: list[dict], all_utterances: int) -> float:
+def count_all(run: Run, utterances: int) -> torch.Tensor:
+    """The utterances of a step on all processes, and those of them that have received a signal, shape (2,)."""
+    own = torch.tensor([utterances, int(run.interruption.number > 0)], dtype=torch.float64)
+    return run.accelerator.reduce(on_device(own, run.accelerator.device))
+
+
+def gradient(run: Run, model: torch.nn.Module, micro_batches: list[dict], all_utterances: torch.Tensor) -> torch.Tensor:
     """Adds up the gradient of the mean (or sum) over the utterances of all processes; gives this one's share of the loss."""
-    accelerator, total = run.accelerator, 0.0
+    accelerator = run.accelerator
+    total = torch.zeros((), device=accelerator.device)
     for index, batch in enumerate(micro_batches):
         # Accelerate divides the sum over processes by their number; the weight makes that the mean over utterances.
-        weight = run.readers
+        weight = torch.as_tensor(run.readers)
         if run.model.config.ctc_loss_reduction == "mean":
-            weight = accelerator.num_processes * len(batch["names"]) / all_utterances
-        inputs = {name: batch[name].to(accelerator.device) for name in ("input_features", "attention_mask", "labels")}
+            weight = accelerator.num_processes * len(batch["names"]) / all_utterances.clamp(min=1)
+        # Lengths and labels are looked at on the CPU, and stay there.
+        features = on_device(batch["input_features"], accelerator.device)
         is_last = index == len(micro_batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
             with accelerator.autocast():
-                loss = model(**inputs).loss * weight
+                loss = model(features, batch["attention_mask"], batch["labels"]).loss
+                loss = loss * weight.to(loss)
             accelerator.backward(loss)
-        total += loss.item()
+        total += loss.detach()
     return total
 
 

@@ -31,7 +31,7 @@ from .errors import UserError
 from .folded_rnn import FoldedRNN
 from .hub_access import ARGUMENTS, HubAccess
 from .loading_checks import check_weights
-from .packed_frames import PackedFrames
+from .packed_frames import PackedFrames, on_device
 from .remote_code import travels_with_code
 
 
@@ -277,7 +277,7 @@ class DeepSpeech2Model(DeepSpeech2PreTrainedModel):
             `last_hidden_state` of shape (batch, output frames, hidden_size), zero in the padding.
         """
         lengths = frame_lengths(input_features, attention_mask)
-        valid = (torch.arange(input_features.shape[1], device=lengths.device) < lengths[:, None]).to(input_features.device)
+        valid = on_device(torch.arange(input_features.shape[1]) < lengths[:, None], input_features.device)
         # Not a product with the mask: 0 · NaN is NaN.
         hidden_states = input_features.masked_fill(~valid[..., None], 0.0).to(self.dtype)
         if self.config.conv_type == "2d":
@@ -338,10 +338,10 @@ class DeepSpeech2ForCTC(DeepSpeech2PreTrainedModel):
         """
         outputs = self.deepspeech2(input_features, attention_mask, **kwargs)
         logits = self._logits(outputs.last_hidden_state)
-        lengths = self.output_lengths(frame_lengths(input_features, attention_mask)).to(logits.device)
-        padding = torch.arange(logits.shape[1], device=lengths.device) >= lengths[:, None]
-        blank = F.one_hot(logits.new_tensor(self.config.pad_token_id, dtype=torch.long), logits.shape[2]).bool()
-        logits = logits.masked_fill(padding[..., None] & ~blank, IMPOSSIBLE).masked_fill(padding[..., None] & blank, 0.0)
+        lengths = self.output_lengths(frame_lengths(input_features, attention_mask))
+        padding = on_device(torch.arange(logits.shape[1]) >= lengths[:, None], logits.device)[..., None]
+        is_blank = torch.arange(logits.shape[2], device=logits.device) == self.config.pad_token_id
+        logits = logits.masked_fill(padding & ~is_blank, IMPOSSIBLE).masked_fill(padding & is_blank, 0.0)
 
         loss = None
         if labels is not None:
@@ -393,8 +393,8 @@ class DeepSpeech2ForCTC(DeepSpeech2PreTrainedModel):
 
 
 def frame_lengths(input_features: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Valid frames of each utterance, shape (batch,)."""
+    """Valid frames of each utterance, shape (batch,), on the CPU; where the mask is there too, nothing waits for a GPU."""
     batch_size, num_frames = input_features.shape[:2]
     if attention_mask is None:
-        return torch.full((batch_size,), num_frames, device=input_features.device)
-    return attention_mask.long().sum(1)
+        return torch.full((batch_size,), num_frames)
+    return attention_mask.long().sum(1).cpu()

@@ -44,6 +44,13 @@ def put_rows(values: Tensor, rows: Tensor, size: int) -> Tensor:
     return _PutRows.apply(values, rows, size)
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on another device that nobody waits for: it is there before what is computed there next."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 class PackedFrames:
     """Where the valid frames of a padded batch stand when they are packed: time by time, longest utterance first.
 
@@ -64,12 +71,7 @@ class PackedFrames:
         self.time = torch.arange(num_frames)[:, None]
         self.valid = self.time < self.sorted_lengths  # (time, batch), utterances from long to short
         # Of each packed row, the row in the padded batch.
-        self.rows = self._on_device((order * num_frames + self.time)[self.valid])
-
-    def _on_device(self, index: Tensor) -> Tensor:
-        if self.device.type == "cuda":
-            index = index.pin_memory()
-        return index.to(self.device, non_blocking=True)
+        self.rows = on_device((order * num_frames + self.time)[self.valid], self.device)
 
     @cached_property
     def batch_sizes(self) -> Tensor:
@@ -84,12 +86,12 @@ class PackedFrames:
     @cached_property
     def offsets(self) -> Tensor:
         """First packed row of each time step, and the number of all rows, on the device."""
-        return self._on_device(self._starts)
+        return on_device(self._starts, self.device)
 
     def _rows_at(self, time: Tensor) -> Tensor:
         """Packed rows that hold each utterance's frame of the given time, shape (time, batch), for the valid frames."""
         rows = self._starts[time.clamp(min=0, max=len(self.batch_sizes))] + torch.arange(self.batch_size)
-        return self._on_device(rows[self.valid])
+        return on_device(rows[self.valid], self.device)
 
     @cached_property
     def mirror(self) -> Tensor:

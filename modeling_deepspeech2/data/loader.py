@@ -24,6 +24,14 @@ from .batching import EpochPlan
 from .sources import DataError, SpeechData, Utterance, lasts_otherwise
 
 
+class Batch(dict):
+    """`input_features`, `attention_mask` and `labels` of some utterances, and a report of what was left out."""
+
+    def pin_memory(self) -> "Batch":
+        """With the features in memory from which a GPU fetches them by itself; lengths and labels are read on the CPU."""
+        return Batch(self, input_features=self["input_features"].pin_memory())
+
+
 @dataclass
 class Collator:
     """Utterances -> one batch: `input_features`, `attention_mask`, `labels`, and a report of what was left out.
@@ -39,7 +47,7 @@ class Collator:
     max_seconds: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
-    def __call__(self, batch: list[Utterance]) -> dict:
+    def __call__(self, batch: list[Utterance]) -> Batch:
         extractor, tokenizer = self.processor.feature_extractor, self.processor.tokenizer
         kept: dict[str, list] = {"features": [], "labels": [], "texts": [], "names": []}
         skipped: list[tuple[str, str]] = []
@@ -70,14 +78,14 @@ class Collator:
             kept["labels"].append(labels)
             kept["texts"].append(tokenizer.normalize(utterance.text))
             kept["names"].append(utterance.name)
-        return {
-            **self._tensors(kept["features"], kept["labels"]),
-            "texts": kept["texts"],
-            "names": kept["names"],
-            "seconds": seconds,
-            "skipped": skipped,
-            "unknown_characters": unknown,
-        }
+        return Batch(
+            self._tensors(kept["features"], kept["labels"]),
+            texts=kept["texts"],
+            names=kept["names"],
+            seconds=seconds,
+            skipped=skipped,
+            unknown_characters=unknown,
+        )
 
     def _conditioned(self, waveform: np.ndarray, extractor: DeepSpeech2FeatureExtractor) -> np.ndarray:
         """What every transcription does first; silence alone stays as it is."""
@@ -174,14 +182,21 @@ class _Encoded(torch.utils.data.Dataset):
         return utterances
 
 
-def make_loader(batches: Batches, collate: Collator, num_workers: int = 0) -> torch.utils.data.DataLoader:
-    """Decodes and pads the batches, in `num_workers` processes beside this one, or in it; only this one reads them."""
+def make_loader(
+    batches: Batches, collate: Collator, num_workers: int = 0, device: torch.device | None = None
+) -> torch.utils.data.DataLoader:
+    """Decodes and pads the batches, in `num_workers` processes beside this one, or in it; only this one reads them.
+
+    Args:
+        device: where the features will be used.
+    """
     return torch.utils.data.DataLoader(
         _Encoded(),
         sampler=batches,
         batch_size=None,
         collate_fn=collate,
         num_workers=num_workers,
+        pin_memory=device is not None and device.type == "cuda",
         # Its own generator: from the global one it would draw a number, and change the dropout of a resumed run.
         generator=torch.Generator(),
     )

@@ -15,6 +15,7 @@ from ..data.sources import SpeechData
 from ..errors import UserError
 from ..hypotheses import Decoder
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
+from ..packed_frames import on_device
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from ..recognition import Recognition
 from .metrics import ErrorRates
@@ -58,14 +59,14 @@ def emissions(
     world_size = accelerator.num_processes
     plan = Batching(batch_size, parts=world_size, sorta_grad=True).plan(data.index, epoch=0)  # similar lengths: less padding
     batches = Batches(data, plan, rank=accelerator.process_index, world_size=world_size)
-    loader = make_loader(batches, Collator(processor, model.config, training=False))
+    loader = make_loader(batches, Collator(processor, model.config, training=False), device=model.device)
     for batch in tqdm(
         loader, description, plan.steps, unit=" batches", leave=False, disable=not accelerator.is_main_process
     ):
         # A batch with nothing in it goes through the model too: where that is sharded, all processes take part.
         with accelerator.autocast():
-            features, mask = (batch[name].to(model.device) for name in ("input_features", "attention_mask"))
-            logits = model(features, mask).logits.float().cpu()
+            features = on_device(batch["input_features"], model.device)
+            logits = model(features, batch["attention_mask"]).logits.float().cpu()
         lengths = -(-batch["attention_mask"].sum(1) // model.config.time_stride)
         yield batch, [own[:length] for own, length in zip(logits, lengths.tolist())]
 

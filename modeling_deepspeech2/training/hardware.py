@@ -7,8 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, set_seed
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.nn.parallel import DistributedDataParallel
 
 from ..data.processes import available_cores
 from ..errors import UserError
@@ -30,8 +32,13 @@ def start_accelerator(arguments: RunArguments) -> Accelerator:
         mixed_precision=arguments.mixed_precision,
         log_with=None if arguments.report_to == "none" else arguments.report_to,
         project_dir=arguments.output_dir,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT),
+            # The buffers are running averages of the same global statistics in every process.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+        ],
     )
+    keep_float32_when_sharded(accelerator)
     set_seed(arguments.seed)
     keep_freed_memory()
     if accelerator.device.type == "cpu":
@@ -45,15 +52,37 @@ def start_accelerator(arguments: RunArguments) -> Accelerator:
     return accelerator
 
 
+def keep_float32_when_sharded(accelerator: Accelerator) -> None:
+    """Mixed precision of sharded parameters (FSDP 2) is autocast within the model, as it is everywhere else.
+
+    Accelerate would have FSDP cast everything to bf16 beforehand: the weights of the recurrence, BatchNorm and the loss.
+    """
+    plugin = accelerator.state.fsdp_plugin if accelerator.distributed_type == DistributedType.FSDP else None
+    if plugin is not None and plugin.fsdp_version == 2:
+        plugin.mixed_precision_policy = MixedPrecisionPolicy()
+
+
+def leave_on_cpu(model: torch.nn.Module) -> None:
+    """Lengths and labels stay on the CPU, where the model reads them; DDP would send them to the GPU, and it would wait."""
+    if isinstance(model, DistributedDataParallel):
+        model.device_ids = None
+
+
 def set_threads(num_workers: int) -> None:
     """Threads of this process: what OMP_NUM_THREADS says, else its share of the cores less those of the data workers.
 
     `accelerate launch` sets OMP_NUM_THREADS to 1 when nobody has set it, so that under it only other numbers count.
     """
-    threads = int(os.environ.get("OMP_NUM_THREADS", 0))
+    threads = threads_asked_for()
     if threads > 1 or (threads == 1 and "ACCELERATE_MIXED_PRECISION" not in os.environ):
         return
     torch.set_num_threads(max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - num_workers))
+
+
+def threads_asked_for() -> int:
+    """The number in OMP_NUM_THREADS; of a list such as "4,2", one for each level of nesting, the first; else 0."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def emulates_bf16(capability: str) -> bool:

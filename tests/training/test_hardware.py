@@ -44,6 +44,8 @@ def test_freed_memory_is_used_again():
         ({"LOCAL_WORLD_SIZE": "1000"}, 0, 1),
         ({"OMP_NUM_THREADS": "3"}, 0, 7),
         ({"OMP_NUM_THREADS": "1"}, 0, 7),
+        ({"OMP_NUM_THREADS": "4,2"}, 0, 7),
+        ({"OMP_NUM_THREADS": "many"}, 0, "all"),
         ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, 0, "all"),
         ({"OMP_NUM_THREADS": "3", "ACCELERATE_MIXED_PRECISION": "no"}, 0, 7),
     ],
