@@ -47,7 +47,7 @@ def sum_over_ranks(*values: Tensor, group: dist.ProcessGroup | None = None) -> t
 
 def is_recomputed() -> bool:
     """Whether this forward pass is activation checkpointing's second one, which updates no statistics."""
-    return torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class SumOverRanks(torch.autograd.Function):

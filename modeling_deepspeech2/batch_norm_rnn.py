@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 from .batch_norm import SpeechBatchNorm, SumOverRanks, is_recomputed
 from .folded_rnn import FoldedRNN
 from .packed_frames import PackedFrames, take_rows
-from .recurrence import Recurrence, choose, full_precision
+from .recurrence import choose, full_precision, run_recurrence
 from .recurrent_units import UNITS, Activation
 
 
@@ -86,7 +86,7 @@ class BatchNormRNN(nn.Module):
             product_dtype = self._product_dtype(inputs.device, dtype)
             with full_precision(inputs.device):
                 own = self._own_directions()
-                states = Recurrence.apply(
+                states = run_recurrence(
                     projected.to(dtype),
                     self.weight_hh[own[0] : own[-1] + 1].to(dtype),
                     frames,
@@ -122,6 +122,7 @@ class BatchNormRNN(nn.Module):
         """The same layer for inference, with the running averages folded into W and b."""
         return FoldedRNN(self)
 
+    @torch.compiler.disable
     def _run_stock_kernel(self, rows: Tensor, frames: PackedFrames) -> Tensor:
         """Rows -> states, (rows, hidden): the statistics of W·x, found from those of x, are folded into W and b.
 
@@ -159,6 +160,7 @@ class BatchNormRNN(nn.Module):
         scale, shift = self.norm.scale_and_shift()
         return F.linear(rows, (scale[:, None] * weight).to(weight.dtype), shift.to(weight.dtype))
 
+    @torch.compiler.disable
     def _normalize_each_step(self, projected: Tensor, frames: PackedFrames) -> Tensor:
         """(rows, input directions · width) -> (rows, hidden)"""
         unit = UNITS[self.rnn_type]

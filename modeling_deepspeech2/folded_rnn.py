@@ -27,6 +27,7 @@ class FoldedRNN(nn.Module):
         super().__init__()
         self.directions = nn.ModuleList(_fold_direction(layer, direction) for direction in range(layer.directions))
 
+    @torch.compiler.disable
     def forward(self, inputs: Tensor, frames: PackedFrames) -> Tensor:
         """(batch, time, input_size) -> (batch, time, hidden_size); padding is neither read nor anything but zero after."""
         rows = frames.pack(inputs)

@@ -31,7 +31,7 @@ from .errors import UserError
 from .folded_rnn import FoldedRNN
 from .hub_access import ARGUMENTS, HubAccess
 from .loading_checks import check_weights
-from .packed_frames import PackedFrames, on_device
+from .packed_frames import PackedFrames, find_frames, on_device
 from .remote_code import travels_with_code
 
 
@@ -94,7 +94,7 @@ class DeepSpeech2ConvolutionLayer(nn.Module):
         in_phases = self.training and hidden_states.device.type == "cpu" and max(self.stride) > 1 and is_plain
         outputs = convolve_phases(hidden_states, self.conv) if in_phases else self.conv(hidden_states)
         outputs = outputs.permute(0, 2, 3, 1)  # a frame's values together: frames become rows
-        frames = PackedFrames(self.output_length(lengths), outputs.shape[1], outputs.device)
+        frames = find_frames(self.output_length(lengths), outputs.shape[1], outputs.device)
         rows = frames.pack(outputs)
         if self.norm is not None:
             rows = self.norm(rows.flatten(0, 1)).view(rows.shape).to(rows.dtype)

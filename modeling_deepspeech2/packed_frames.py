@@ -44,6 +44,10 @@ def put_rows(values: Tensor, rows: Tensor, size: int) -> Tensor:
     return _PutRows.apply(values, rows, size)
 
 
+# `torch.compile` does not look into what follows: the number of rows depends on the lengths, and the graphs between take any.
+
+
+@torch.compiler.disable
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy on another device that nobody waits for: it is there before what is computed there next."""
     if device.type == "cuda" and tensor.device.type == "cpu":
@@ -103,11 +107,19 @@ class PackedFrames:
         """For each packed row the row one time step before; meaningless at the first step."""
         return self._rows_at((self.time - 1).expand_as(self.valid))
 
+    @torch.compiler.disable
     def pack(self, padded: Tensor) -> Tensor:
         """(batch, time, …) -> (valid frames, …)"""
         return take_rows(padded.flatten(0, 1), self.rows)
 
+    @torch.compiler.disable
     def unpack(self, packed: Tensor) -> Tensor:
         """(valid frames, …) -> (batch, time, …), with zeros in the padding"""
         size = self.batch_size * self.num_frames
         return put_rows(packed, self.rows, size).unflatten(0, (self.batch_size, self.num_frames))
+
+
+@torch.compiler.disable
+def find_frames(lengths: Tensor, num_frames: int, device: torch.device) -> PackedFrames:
+    """[`PackedFrames`], for code that is compiled."""
+    return PackedFrames(lengths, num_frames, device)

@@ -63,7 +63,8 @@ class Spelling:
 
     def unknown_characters(self, text: str) -> Counter:
         """Count the characters of `text`, after the text rules, that are not in the vocabulary."""
-        return Counter(c for c in self.normalize(text) if c != " " and not self.is_known(c))
+        counts = Counter(self.normalize(text))
+        return Counter({c: count for c, count in counts.items() if c != " " and not self.is_known(c)})
 
     def is_known(self, character: str) -> bool:
         """Whether a character that the text rules have left has a symbol of its own."""
@@ -81,17 +82,17 @@ class Spelling:
         return tokens
 
     def _tokenize_word(self, word: str) -> list[str]:
-        for character in sorted(set(word)):
-            if not self.is_known(character):
-                self._name_unknown(character)
+        known = {character for character in set(word) if self.is_known(character)}  # each is asked for once: it takes time
+        for character in sorted(set(word) - known):
+            self._name_unknown(character)
         if self.unk_token is None:
-            word = "".join(filter(self.is_known, word))
+            word = "".join(character for character in word if character in known)
         symbols: list[str] = []
         for piece in pairs(word) if self.label_unit == "bigram" else word:
             if len(piece) == 2 and piece in self.encoder:
                 symbols.append(piece)
             else:
-                symbols += [character if self.is_known(character) else self.unk_token for character in piece]
+                symbols += [character if character in known else self.unk_token for character in piece]
         return symbols
 
     def _name_unknown(self, character: str) -> None:

@@ -138,7 +138,7 @@ class Augmentation:
         if generator.random() < DIGITAL_ZERO_SHARE:
             return padded
         level = 10 ** (generator.uniform(*SILENCE_DECIBELS) / 20)
-        noise = colorednoise.powerlaw_psd_gaussian(generator.uniform(*NOISE_COLOURS), len(padded), random_state=generator)
+        noise = coloured_noise(len(padded), generator)
         return (padded + level * noise).astype(np.float32)
 
     def _noise(self, samples: int, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
@@ -151,7 +151,7 @@ class Augmentation:
                 return np.resize(np.roll(noise, -start), samples)  # from its beginning again where it is too short
             except (AudioError, OSError) as error:  # its header was whole; the utterance is not to blame
                 logger.warning_once(f"Generated noise takes the place of a recording: {error}")
-        return colorednoise.powerlaw_psd_gaussian(generator.uniform(*NOISE_COLOURS), samples, random_state=generator)
+        return coloured_noise(samples, generator)
 
     def mask(self, features: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
         """Sets masked parts of normalised features, shape (frames, bins), to zero, the mean."""
@@ -170,6 +170,14 @@ class Augmentation:
             first = generator.integers(0, frames - width + 1)
             features[first : first + width] = 0
         return features
+
+
+def coloured_noise(samples: int, generator: np.random.Generator) -> np.ndarray:
+    """Noise of a random colour and of power 1."""
+    # Made by a Fourier transform, which takes several times as long where the length has large prime factors.
+    length = min(odd << (-(-samples // odd) - 1).bit_length() for odd in (1, 3, 5, 9, 15))
+    colour = generator.uniform(*NOISE_COLOURS)
+    return colorednoise.powerlaw_psd_gaussian(colour, length, random_state=generator)[:samples]
 
 
 def add_noise(waveform: np.ndarray, noise: np.ndarray, decibels: float) -> np.ndarray:
