@@ -216,6 +216,10 @@ class DeepSpeech2PreTrainedModel(PreTrainedModel):
     def _check_and_adjust_attn_implementation(self, *args: Any, **kwargs: Any) -> str:
         return "eager"  # there is no attention; scripts for other models choose one all the same
 
+    def get_input_embeddings(self) -> None:
+        """There are none. Accelerate asks before it shards a model, and the parent would raise an error."""
+        return None
+
     def fold_batch_norm(self) -> "DeepSpeech2PreTrainedModel":
         """Returns a copy for inference only: every BatchNorm's running averages are folded into the weights before it.
 

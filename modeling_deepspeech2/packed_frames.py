@@ -44,7 +44,7 @@ def put_rows(values: Tensor, rows: Tensor, size: int) -> Tensor:
     return _PutRows.apply(values, rows, size)
 
 
-# `torch.compile` does not look into what follows: the number of rows depends on the lengths, and the graphs between take any.
+# `torch.compile` does not look into what follows, which depends on the lengths; the graphs between take any number of rows.
 
 
 @torch.compiler.disable
