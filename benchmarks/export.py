@@ -120,7 +120,9 @@ class Exported:
 def print_files(case: Exported, split: str, data: SpeechData) -> None:
     for name, rates in sorted(measure_files(case.output, case.processor, {split: data}).items()):
         size = (case.output / "onnx" / name).stat().st_size / 1e6
-        print(f"  {name}: {size:.1f} MB, WER {rates[0].wer:.1%} on {rates[0].utterances} of {split}")
+        words = case.processor.tokenizer.word_boundaries == "spaces"
+        rate = f"WER {rates[0].wer:.1%}" if words else f"CER {rates[0].cer:.1%}"
+        print(f"  {name}: {size:.1f} MB, {rate} on {rates[0].utterances} of {split}")
 
 
 def print_offline(case: Exported) -> None:

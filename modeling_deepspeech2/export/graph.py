@@ -93,7 +93,13 @@ class Graph:
         scale[scale == 0] = 1
         quantized = np.rint(array / scale).astype(dtype)
         # Not DequantizeLinear: runtimes fold a cast and a product of constants when they load, but not that.
-        return self.Mul(self.Cast(quantized, to=TensorProto.FLOAT), scale)
+        if dtype == np.int8:
+            return self.Mul(self.Cast(quantized, to=TensorProto.FLOAT), scale)
+        # In two halves, because onnxruntime in a browser casts only bytes.
+        high, low = (
+            self.Cast(half, to=TensorProto.FLOAT) for half in ((quantized >> 8).astype(np.int8), quantized.astype(np.uint8))
+        )
+        return self.Mul(self.Add(self.Mul(high, 256.0), low), scale)
 
     def when(
         self, condition: str, then: Callable[["Graph"], list[str]], otherwise: Callable[["Graph"], list[str]]
