@@ -30,6 +30,7 @@ from .limits import Limits, Refusal, overloaded
 BLOCK_SECONDS = 10.0
 MOST_CHANNELS = 8
 HIGHEST_RATE = 192_000  # hertz; with the channels it bounds the memory of a block
+STALLED_SECONDS = 120.0  # without a sign of life, of which there is one for each block
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ def _transcribe(connection: Connection, job: Job, model: Any, processor: Any, de
         for block in read_upload(job.content, rate, limits.max_file_seconds):
             samples += len(block)
             yield block
+            connection.send(("alive", None))
             if connection.poll():
                 raise _Abandoned
 
@@ -130,7 +132,7 @@ class _Abandoned(Exception):
 
 
 class FileWorker:
-    """The process, as the server's event loop sees it; it is started again if it dies.
+    """The process, as the server's event loop sees it; it is started again if it dies or stalls.
 
     Args:
         folders: name -> folder or repository of each model, and whether to use the decoder that is saved there.
@@ -152,14 +154,35 @@ class FileWorker:
         self._message: asyncio.Future[tuple] | None = None  # that is being waited for
 
     async def ready(self) -> None:
-        """Waits until the models are loaded."""
+        """Waits until the models are loaded.
+
+        Raises:
+            RuntimeError: the process ended before.
+        """
         async with self._lock:
-            await self._wait_until_ready()
+            try:
+                await self._wait_until_ready()
+            except (EOFError, OSError) as error:
+                self.process.join()
+                code = self.process.exitcode
+                raise RuntimeError(f"The process for files ended with code {code} while it loaded the models.") from error
 
     async def _wait_until_ready(self) -> None:
+        if not self.process.is_alive():
+            await self._restart()
         if not self.is_ready:
             await self._receive()
             self.is_ready = True
+
+    async def _restart(self) -> None:
+        self.process.kill()
+        self.process.join()
+        logger.error("The process for files died (exit code %s); a new one is started", self.process.exitcode)
+        if self._message is not None:  # a thread that reads; it comes to the end
+            await asyncio.wait([self._message])
+            self._message.exception()
+        self.connection.close()
+        self._start()
 
     async def _receive(self) -> tuple:
         """The next message. A wait that is cancelled goes on, and the next call gets what it brings: two threads that read
@@ -171,11 +194,23 @@ class FileWorker:
         return message
 
     async def transcribe(self, job: Job) -> AsyncIterator[Hypothesis]:
-        """The utterances of a file, as they are found.
+        """The utterances of a file. They are found as fast as possible: who reads them slowly keeps no other file waiting.
 
         Raises:
             Refusal: too many files are waiting, the file cannot be used, or the process died of it.
         """
+        found: asyncio.Queue[Hypothesis | None] = asyncio.Queue()
+        finder = asyncio.create_task(self._find(job, found))
+        finder.add_done_callback(lambda _: found.put_nowait(None))
+        try:
+            while (utterance := await found.get()) is not None:
+                yield utterance
+            await finder
+        finally:
+            finder.cancel()
+            await asyncio.gather(finder, return_exceptions=True)
+
+    async def _find(self, job: Job, found: asyncio.Queue) -> None:
         if self.waiting >= self.limits.max_waiting_files:
             raise overloaded(f"{self.waiting} files are waiting")
         self.waiting += 1
@@ -183,44 +218,51 @@ class FileWorker:
             async with self._lock:
                 try:
                     await self._wait_until_ready()
-                    async for utterance in self._answers(job):
-                        yield utterance
+                    await self._work_on(job, found)
                 except (EOFError, OSError) as error:
-                    logger.error("The process for files died (exit code %s); a new one is started", self.process.exitcode)
-                    self.stop()
-                    self._start()
+                    await self._restart()
                     raise Refusal("The file could not be transcribed.", "failed", 500, 1011) from error
         finally:
             self.waiting -= 1
 
-    async def _answers(self, job: Job) -> AsyncIterator[Hypothesis]:
+    async def _work_on(self, job: Job, found: asyncio.Queue) -> None:
         is_over = False
         sent = asyncio.ensure_future(anyio.to_thread.run_sync(self.connection.send, job))
         try:
             await asyncio.shield(sent)
-            while True:
-                kind, value = await self._receive()
-                is_over = kind != "utterance"
+            while not is_over:
+                kind, value = await self._next_answer()
+                is_over = kind not in ("utterance", "alive")
                 if kind == "utterance":
-                    yield value
-                elif kind == "done":
-                    job.seconds = value
-                    return
-                elif kind == "refused":
-                    raise Refusal(*value)
-                else:
-                    raise Refusal("The file could not be transcribed.", "failed", 500, 1011)
+                    found.put_nowait(value)
+            if kind == "refused":
+                raise Refusal(*value)
+            if kind != "done":
+                raise Refusal("The file could not be transcribed.", "failed", 500, 1011)
+            job.seconds = value
         finally:
             if not is_over and self.process.is_alive():
                 with anyio.CancelScope(shield=True):
                     await asyncio.wait([sent])
                     await self._abandon()
 
+    async def _next_answer(self) -> tuple:
+        """The next message of a process at work; one that says nothing is ended, which raises an OSError."""
+        try:
+            with anyio.fail_after(STALLED_SECONDS):
+                return await self._receive()
+        except TimeoutError:
+            logger.error("The process for files has stalled")
+            self.process.kill()
+            self.process.join()
+            raise
+
     async def _abandon(self) -> None:
         """Tells the process that the job was abandoned, and drains its results."""
-        self.connection.send(None)
-        while (await self._receive())[0] == "utterance":
-            pass
+        with contextlib.suppress(EOFError, OSError):  # the next job finds that the process is gone
+            self.connection.send(None)
+            while (await self._next_answer())[0] in ("utterance", "alive"):
+                pass
 
     def stop(self) -> None:
         self.connection.close()  # which ends it, if it has no file under way
