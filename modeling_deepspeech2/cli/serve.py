@@ -1,6 +1,7 @@
 """Serves models for live streams and files over the protocols of OpenAI, Vosk and, with `--wyoming`, voice assistants."""
 
 import argparse
+import math
 
 from .options import add_decoder
 
@@ -50,7 +51,7 @@ def run(settings: argparse.Namespace) -> int:
     from ..errors import UserError
 
     for name in ("max_streams", "max_mb", "max_seconds", "idle_seconds"):
-        if getattr(settings, name) <= 0:
+        if not 0 < getattr(settings, name) < math.inf:  # nor is it no number
             raise UserError(f"--{name}: found {getattr(settings, name)}, expected a number above 0.")
     for name in ("port", "wyoming"):
         value = getattr(settings, name)

@@ -6,7 +6,9 @@
 import contextlib
 import hmac
 import logging
+import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from .limits import Refusal
+from .limits import Refusal, overloaded
 from .protocols import openai_files, openai_realtime, vosk
 from .protocols.openai_files import error_body
 from .service import Service
 
 
 OPEN_PATHS = ("/", "/health")  # without a token; the websocket at / is not one of them
+SINGLE_HEADERS = ("authorization", "host", "origin")  # two of them: a proxy in front may have looked at the other one
+WEBSOCKET_PATHS = ("/", "/v1/realtime")
+LOOPBACK_NAME = re.compile(r"(127(\.\d+){3}|localhost|\[::1\])(:\d+)?")
 TOKEN_PREFIX = "openai-insecure-api-key."  # of a subprotocol: browsers cannot set headers of websockets
 PAGE = Path(__file__).with_name("page.html")
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; connect-src 'self' ws: wss:"
@@ -43,9 +48,10 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
     for protocol in (openai_files, openai_realtime, vosk):
         app.include_router(protocol.router)
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
-        return JSONResponse({"ready": service.is_ready}, 200 if service.is_ready else 503)
+        is_ready = service.is_ready and service.is_alive
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -53,7 +59,6 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
 
     @app.get("/")
     async def page() -> Response:
-
         return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"Content-Security-Policy": PAGE_POLICY})
 
     @app.exception_handler(Refusal)
@@ -82,34 +87,57 @@ def answer(service: Service, refusal: Refusal) -> Response:
     return JSONResponse({"error": error_body(refusal)}, refusal.status, headers)
 
 
+@dataclass
+class _Body:
+    """Bytes of a request's body so far; they count until it is answered."""
+
+    size: int = 0
+
+
 class Guard:
-    """Checks every request before the application: its token, its origin, and the size of its body."""
+    """Checks every request before the application: its token, its origin, and the size of its body.
+
+    Without a token, only requests that were sent to a loopback name are served: the page of another site could otherwise be
+    resolved to this machine, and be its own origin.
+    """
 
     def __init__(self, app: Any, service: Service, token: str | None):
         self.app, self.service = app, service
         self.token = None if token is None else token.encode()
         self.most_bytes = round(service.limits.max_mb * 1e6)
+        self.most_held_bytes, self.held_bytes = round(service.limits.max_waiting_mb * 1e6), 0  # of all bodies
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        names = [name.decode("latin-1").lower() for name, _ in scope["headers"]]
+        headers = {name: value.decode("latin-1") for name, (_, value) in zip(names, scope["headers"])}
+        body = _Body()
         try:
-            self._check_origin(headers)
+            for name in SINGLE_HEADERS:
+                if names.count(name) > 1:
+                    raise Refusal(f"{name}: found this header {names.count(name)} times, expected it once.")
+            self._check_origin(scope, headers)
             self._check_token(scope, headers)
             if scope["type"] == "http":
                 self._check_declared_length(headers)
-                receive = self._counted(receive)
+            elif scope["path"] not in WEBSOCKET_PATHS:
+                raise Refusal("There is no websocket at this path.", "no_such_path", 404)
         except Refusal as refusal:
             await self._refuse(scope, receive, send, refusal)
             return
-        await self.app(scope, receive, send)
+        try:
+            await self.app(scope, self._counted(receive, body), send)
+        finally:
+            self.held_bytes -= body.size
 
-    def _check_origin(self, headers: dict[str, str]) -> None:
+    def _check_origin(self, scope: dict, headers: dict[str, str]) -> None:
         """A page of another site must not use the browser of somebody who may reach this server."""
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != headers.get("host"):
+        origin, host = headers.get("origin"), headers.get("host", "")
+        if self.token is None and scope["path"] != "/health" and not LOOPBACK_NAME.fullmatch(host):
+            raise Refusal("Without --token_file only requests to 127.0.0.1 or localhost are served.", "wrong_host", 403)
+        if origin is not None and origin.partition("://")[2] != host:
             raise Refusal("Requests from pages of other sites are not served.", "wrong_origin", 403)
 
     def _check_token(self, scope: dict, headers: dict[str, str]) -> None:
@@ -132,15 +160,16 @@ class Guard:
         if not length.isdecimal() or int(length) > self.most_bytes:
             raise self._too_large()
 
-    def _counted(self, receive: Any) -> Any:
-        received = 0
-
+    def _counted(self, receive: Any, body: "_Body") -> Any:
         async def count() -> dict:
-            nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.most_bytes:
+            size = len(message.get("body", b""))
+            body.size += size
+            self.held_bytes += size
+            if body.size > self.most_bytes:
                 raise self._too_large()
+            if self.held_bytes > self.most_held_bytes:
+                raise overloaded("too many uploads at the same time")
             return message
 
         return count

@@ -190,6 +190,11 @@ class Dispatcher:
     def num_streams(self) -> int:
         return len(self._streams)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """Ends the thread after the batch under way; streams that are open break off."""
         with self.lock:

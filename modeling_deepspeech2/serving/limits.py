@@ -13,6 +13,7 @@ class Limits:
     max_mb: float = 25.0  # of an uploaded file with its form
     max_file_seconds: float = 4 * 3600.0  # of audio in a file, by its header and while it is decoded
     max_waiting_files: int = 16  # uploads at the same time; one after the other is transcribed
+    max_waiting_mb: float = 400.0  # of all bodies that are held at the same time
     upload_seconds: float = 120.0  # for a request's body to come
     idle_seconds: float = 60.0  # without a message on a live connection
     waiting_seconds: float = 10.0  # of audio that a live stream may have waiting before its socket is not read
@@ -23,6 +24,9 @@ class Limits:
     lowest_rate: int = 8_000  # hertz, of live audio
     highest_rate: int = 48_000
     shutdown_seconds: float = 10.0  # for live streams to get their last text
+
+
+LONGEST_MESSAGE = 400  # characters
 
 
 class Refusal(UserError):
@@ -39,7 +43,8 @@ class Refusal(UserError):
     def __init__(
         self, message: str, reason: str = "invalid_request", status: int = 400, close_code: int = 1008, param: str = ""
     ):
-        super().__init__(message)
+        # What a client sent may be part of it: long, or half a pair of surrogates, which no answer can hold.
+        super().__init__(message[:LONGEST_MESSAGE].encode(errors="replace").decode())
         self.reason, self.status, self.close_code, self.param = reason, status, close_code, param or None
 
 
@@ -75,7 +80,8 @@ def check_rate(rate: object, limits: Limits) -> int:
     is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
     if not is_number or rate % 1 or not limits.lowest_rate <= rate <= limits.highest_rate:
         raise Refusal(
-            f"sample rate: found {rate!r}, expected {limits.lowest_rate} to {limits.highest_rate} hertz, a whole number.",
+            f"sample rate: found {rate!r:.40}, expected a whole number of hertz, {limits.lowest_rate} to "
+            f"{limits.highest_rate}.",
             "wrong_rate",
             param="rate",
         )

@@ -9,6 +9,7 @@ import uvicorn
 
 from ..errors import UserError
 from .app import create_app
+from .connections import HttpConnection, WebsocketConnection, disconnect_deaf_clients
 from .service import Service
 
 
@@ -39,6 +40,8 @@ class Server(uvicorn.Server):
             create_app(service, token),
             host=host,
             port=port,
+            http=HttpConnection,
+            ws=WebsocketConnection,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -58,6 +61,10 @@ class Server(uvicorn.Server):
 
             self.wyoming = await wyoming.start(self.service, self.wyoming_port)
             self.wyoming_port = self.wyoming.sockets[0].getsockname()[1]
+        listening = [*self.servers, *([self.wyoming] if self.wyoming else [])]
+        disconnect_deaf_clients(
+            (one for server in listening for one in server.sockets), self.service.limits.patience_seconds
+        )
 
     @property
     def port(self) -> int:

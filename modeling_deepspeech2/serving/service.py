@@ -20,7 +20,7 @@ from ..processing_deepspeech2 import DeepSpeech2Processor
 from .dispatcher import Dispatcher
 from .engine import Engine, TorchEngine
 from .files import FileWorker
-from .limits import Limits, Refusal
+from .limits import Limits, Refusal, overloaded
 from .metrics import Metrics
 from .session import Session
 
@@ -39,6 +39,17 @@ class ServedModel:
     rate: int  # hertz
     has_search: bool  # else the best path is taken
     dispatcher: Dispatcher | None  # None: it reads both ways, and serves files only
+
+    def check_hotwords(self, hotwords: dict[str, float] | None) -> None:
+        """Whether live streams of the model can have them.
+
+        Raises:
+            Refusal: they cannot be spelt, or the model has no search that prefers them.
+        """
+        try:
+            self.dispatcher.decoder.start(hotwords)
+        except UserError as error:
+            raise Refusal(str(error), param="hotwords") from error
 
 
 class Service:
@@ -98,6 +109,11 @@ class Service:
         await self.files.ready()
         self.is_ready = True
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether all models are still served; else the server should be started again."""
+        return all(one.dispatcher is None or one.dispatcher.is_alive for one in self.models.values())
+
     def find(self, name: str | None, live: bool = False, language: str | None = None) -> ServedModel:
         """Finds the model that a client names; without a name, the first suitable one for the language.
 
@@ -116,7 +132,7 @@ class Service:
             language = language.split("-")[0].lower()
             fitting = [one for one in fitting if one.language in (None, language)]
         if not fitting:
-            raise Refusal(f"language: found no such model for {language!r}.", "no_model", 404, param="language")
+            raise Refusal(f"language: found no such model for {language[:40]!r}.", "no_model", 404, param="language")
         return fitting[0]
 
     def session(self, model: ServedModel, rate: Any = None, **settings: Any) -> Session:
@@ -135,6 +151,8 @@ class Service:
         try:
             if self.is_ending:
                 raise Refusal("The server is ending.", "ending", 503, 1001)
+            if len(self._tasks) > 2 * self.limits.max_streams:
+                raise overloaded(f"{len(self._tasks)} clients are connected")
             yield
         finally:
             self._tasks.discard(task)

@@ -14,42 +14,13 @@ import numpy as np
 import pytest
 import soundfile
 import websockets
-
-from modeling_deepspeech2.transcription.recordings import transcribe
-
-
-def pcm(waveform: np.ndarray) -> bytes:
-    return (waveform * 32_767).clip(-32_768, 32_767).astype("<i2").tobytes()
+from good_client import good_stream
 
 
 def encoded(samples: np.ndarray, rate: int = 16_000, form: str = "WAV", subtype: str | None = None) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=form, subtype=subtype)
     return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def good(live_model, clips):
-    """What a good client sends, and the text that it must get."""
-    model, processor, _ = live_model
-    content = pcm(clips[1].waveform[:24_000])
-    samples = np.frombuffer(content, "<i2").astype(np.float32) / 32_768
-    return content, " ".join(one.text for one in transcribe(model, processor, samples))
-
-
-@contextlib.asynccontextmanager
-async def good_stream(server, good):
-    """A good stream of which one half comes before the bad client, and the other after it."""
-    content, expected = good
-    async with websockets.connect(server.url.replace("http", "ws"), additional_headers=server.headers) as stream:
-        await stream.send(content[:20_000])
-        await stream.recv()
-        yield
-        await stream.send(content[20_000:])
-        texts = [json.loads(await stream.recv()).get("text")]
-        await stream.send('{"eof": 1}')
-        texts.append(json.loads(await stream.recv())["text"])
-        assert " ".join(filter(None, texts)) == expected
 
 
 # HTTP: what is asked, the status, and the code in the OpenAI API's error

@@ -87,7 +87,7 @@ def test_openai_files_as_events(client, live_model, clips):
 def test_openai_models(client):
     """Both models are listed; the one that reads both ways is not for live use."""
     found = {one.id: one for one in client.models.list()}
-    assert found.keys() == {MODEL, "tiny_model"}
+    assert found.keys() == {MODEL, "tiny_model", "tiny_mandarin"}
     assert found[MODEL].live and not found["tiny_model"].live
     assert client.models.retrieve(MODEL).id == MODEL
 
@@ -216,7 +216,7 @@ def test_wyoming(server, offline, clips):
         return info, texts
 
     info, texts = asyncio.run(ask())
-    assert [model.name for model in info.asr[0].models] == [MODEL]
+    assert [model.name for model in info.asr[0].models] == [MODEL, "tiny_mandarin"]
     assert texts == [offline(pcm(clip.waveform)) for clip in clips[1:3]]
 
 

@@ -1,8 +1,10 @@
 """The command `deepspeech2 serve`: settings that stop it before any work, and a real process that is told to end."""
 
 import asyncio
+import io
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -12,8 +14,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import httpx
 import numpy as np
+import psutil
 import pytest
+import soundfile
 import websockets
 
 from modeling_deepspeech2.cli.main import main
@@ -51,7 +56,7 @@ def free_port() -> int:
 
 
 def wait_until_ready(url: str, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while True:
         assert process.poll() is None and time.monotonic() < deadline
         try:
@@ -62,8 +67,17 @@ def wait_until_ready(url: str, process: subprocess.Popen) -> None:
             time.sleep(0.1)
 
 
+def fill_the_disk(process: subprocess.Popen) -> None:
+    """From now on the process and its own can write no byte to any file."""
+    for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        resource.prlimit(one.pid, resource.RLIMIT_FSIZE, (0, 0))
+
+
 def test_a_signal_ends_the_server_and_no_stream_loses_its_text(live_model, clips):
-    """SIGTERM with a stream under way: its last text with the language model's search, code 1001, and exit status 0."""
+    """SIGTERM with a stream under way: its last text with the language model's search, code 1001, and exit status 0.
+
+    The disk is full meanwhile: neither an upload nor the stream needs it.
+    """
     model, processor, _ = live_model
     port = free_port()
     command = [
@@ -76,7 +90,8 @@ def test_a_signal_ends_the_server_and_no_stream_loses_its_text(live_model, clips
         "--port",
         str(port),
     ]
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
     content = (clips[1].waveform * 32_767).astype("<i2").tobytes()
 
     async def talk() -> tuple[str, int]:
@@ -92,8 +107,14 @@ def test_a_signal_ends_the_server_and_no_stream_loses_its_text(live_model, clips
 
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process)
+        fill_the_disk(process)
+        file, waveform = io.BytesIO(), np.resize(clips[1].waveform, 40 * 16_000)  # so large that forms often go to the disk
+        soundfile.write(file, waveform, 16_000, format="WAV")
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/audio/transcriptions", files={"file": file.getvalue()}, timeout=60)
+        assert answer.status_code == 200 and answer.json()["text"]
         text, code = asyncio.run(talk())
         assert process.wait(15) == 0
+        assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()
     from modeling_deepspeech2 import CTCBeamSearchDecoder

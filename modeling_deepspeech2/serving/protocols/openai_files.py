@@ -18,6 +18,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from ...decoding_deepspeech2 import Hypothesis
 from ...transcription.subtitles import make_cues, srt, vtt
@@ -66,21 +67,25 @@ async def transcribe_file(request: Request) -> Response:
     style = _text(form, "response_format") or "json"
     if style not in FORMATS:
         raise Refusal(f"response_format: found {style[:40]!r}, expected {', '.join(FORMATS)}.", param="response_format")
+    is_streamed = _read_flag(form, "stream")
+    if is_streamed and style not in ("json", "text"):
+        raise Refusal(f"response_format: found {style} with stream, expected json or text.", param="response_format")
+    granularities = form.getlist("timestamp_granularities[]")
+    if any(one not in ("word", "segment") for one in granularities):
+        raise Refusal("timestamp_granularities: expected word, segment or both.", param="timestamp_granularities")
     job = Job(model.name, await _read_file(form), _read_hotwords(form, service))
+    await form.close()  # the job has the content
     utterances = service.files.transcribe(job)
-    if _text(form, "stream") == "true":
-        try:
-            first = [await anext(utterances)]  # before the status is sent: the file may be none
-        except StopAsyncIteration:
-            first = []
+    if is_streamed:
+        async with _watched(request):  # before the status is sent: the file may be none
+            first = await anext(utterances, None)
         return StreamingResponse(_events(service, model, job, first, utterances), media_type="text/event-stream")
     found = []
     async with _watched(request), aclosing(utterances):
         async for utterance in utterances:
             found.append(utterance)
     service.metrics.audio.labels("file").inc(job.seconds)
-    words = "word" in form.getlist("timestamp_granularities[]")
-    return _answer(style, model, found, job.seconds, words)
+    return _answer(style, model, found, job.seconds, words="word" in granularities)
 
 
 async def _read_form(request: Request, service: Service) -> FormData:
@@ -94,6 +99,8 @@ async def _read_form(request: Request, service: Service) -> FormData:
         raise Refusal(f"The form cannot be read: {error.message}") from error
     except TimeoutError as error:
         raise Refusal("The request's body did not come in time.", "too_slow", 408) from error
+    except ClientDisconnect as error:
+        raise Refusal("The client has left.", "left", 499) from error
 
 
 def _text(form: FormData, field: str) -> str | None:
@@ -114,12 +121,20 @@ async def _read_file(form: FormData) -> bytes:
     return content
 
 
+def _read_flag(form: FormData, field: str) -> bool:
+    value = (_text(form, field) or "false").lower()
+    if value not in ("true", "false", "1", "0"):
+        raise Refusal(f"{field}: found {value[:40]!r}, expected true or false.", param=field)
+    return value in ("true", "1")
+
+
 def _read_hotwords(form: FormData, service: Service) -> dict[str, float] | None:
     text = _text(form, "hotwords")
     try:
-        return check_hotwords(json.loads(text) if text else None, service.limits)
-    except (json.JSONDecodeError, RecursionError) as error:
+        hotwords = json.loads(text) if text else None
+    except (ValueError, RecursionError) as error:
         raise Refusal('hotwords: expected JSON such as {"kitchen": 5}.', param="hotwords") from error
+    return check_hotwords(hotwords, service.limits)
 
 
 @asynccontextmanager
@@ -140,7 +155,7 @@ async def _watched(request: Request) -> AsyncIterator[None]:
     except asyncio.CancelledError as error:
         if not has_left:
             raise
-        getattr(task, "uncancel", int)()
+        task.uncancel()
         raise Refusal("The client has left.", "left", 499) from error
     finally:
         watcher.cancel()
@@ -188,13 +203,13 @@ def _segment(number: int, utterance: Hypothesis) -> dict:
 
 
 async def _events(
-    service: Service, model: ServedModel, job: Job, first: list[Hypothesis], utterances: AsyncIterator[Hypothesis]
+    service: Service, model: ServedModel, job: Job, first: Hypothesis | None, utterances: AsyncIterator[Hypothesis]
 ) -> AsyncIterator[str]:
     text = ""
     try:
         async with aclosing(utterances):
-            for utterance in first:
-                text = utterance.text
+            if first is not None:
+                text = first.text
                 yield _event({"type": "transcript.text.delta", "delta": text})
             async for utterance in utterances:
                 delta = model.between + utterance.text if text else utterance.text

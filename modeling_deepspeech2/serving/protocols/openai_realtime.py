@@ -9,16 +9,18 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import dataclasses
 import itertools
 import secrets
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
-from fastapi import APIRouter, WebSocket
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from ..dispatcher import Update
 from ..limits import Refusal, check_hotwords, check_rate
-from ..service import Service
+from ..service import ServedModel, Service
 from ..session import Session
 from .openai_files import error_body
 from .websockets import parse, receive, send, serving
@@ -35,11 +37,21 @@ async def realtime(websocket: WebSocket) -> None:
     await _Connection(websocket, websocket.app.state.service).serve()
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """What `session.update` can change."""
+
+    model: ServedModel
+    rate: int = DEFAULT_RATE
+    has_turns: bool = True
+    pause: float = 0.8  # seconds that end a turn
+    hotwords: dict[str, float] | None = None
+
+
 class _Connection:
     def __init__(self, websocket: WebSocket, service: Service):
         self.websocket, self.service, self.limits = websocket, service, service.limits
-        self.name: str | None = websocket.query_params.get("model")
-        self.rate, self.has_turns, self.pause, self.hotwords = DEFAULT_RATE, True, 0.8, None
+        self.settings: _Settings
         self.session: Session | None = None
         self.before = 0.0  # seconds of audio before this stream
         self.news, self.turn = asyncio.Event(), anyio.Lock()
@@ -53,7 +65,7 @@ class _Connection:
         reporter = asyncio.create_task(self._report_news())
         try:
             async with serving(self.websocket, self.service, self._tell, self._commit_rest):
-                self.model = self.service.find(self.name, live=True)
+                self.settings = _Settings(self.service.find(self.websocket.query_params.get("model"), live=True))
                 await self._send("session.created", session=self._described())
                 while True:
                     await self._handle(await receive(self.websocket, self.limits.idle_seconds))
@@ -74,6 +86,7 @@ class _Connection:
                     await self._commit()
             elif kind == "input_audio_buffer.clear":
                 async with self.turn:
+                    self.before += 0.0 if self.session is None else self.session.seconds
                     self._close()
                     self.item, self.sent, self.held = None, "", []
                 await self._send("input_audio_buffer.cleared")
@@ -94,44 +107,51 @@ class _Connection:
         except (TypeError, ValueError, binascii.Error) as error:
             raise Refusal("audio: expected base64 of 16-bit samples.", "no_audio", param="audio") from error
         if self.session is None:
+            settings = self.settings
             self.session = self.service.session(
-                self.model, self.rate, hotwords=self.hotwords, end_of_utterance=self.pause, news=self.news
+                settings.model, settings.rate, hotwords=settings.hotwords, end_of_utterance=settings.pause, news=self.news
             )
         await self.session.put(content)
 
     def _configure(self, session: object) -> None:
+        """Changes what the session names, and nothing if something in it is wrong."""
         if self.session is not None:
             raise Refusal("session.update: found it after audio, expected it before, or after a commit or clear.")
         session = _object(session, "session")
         if session.get("type", "transcription") != "transcription":
             raise Refusal("session.type: this server has sessions of the type 'transcription' only.", param="session.type")
         audio = _object(_object(session.get("audio"), "audio").get("input"), "audio.input")
-        legacy = "input_audio_format" in session or "input_audio_transcription" in session
-        transcription = session.get("input_audio_transcription") if legacy else audio.get("transcription")
-        transcription = _object(transcription, "transcription")
+        is_beta = "input_audio_format" in session or "input_audio_transcription" in session
+        wanted = session.get("input_audio_transcription") if is_beta else audio.get("transcription")
+        wanted = _object(wanted, "transcription")
         form = _object(audio.get("format"), "format")
-        kind = session.get("input_audio_format", "pcm16") if legacy else form.get("type", "audio/pcm")
+        kind = session.get("input_audio_format", "pcm16") if is_beta else form.get("type", "audio/pcm")
         if kind not in ("audio/pcm", "pcm16"):
             raise Refusal(f"format: found {str(kind)[:40]!r}, expected 16-bit PCM.", param="session.audio.input.format")
-        name = transcription.get("model")
-        model = self.service.find(name, live=True, language=transcription.get("language")) if name else self.model
-        rate = check_rate(form.get("rate") or DEFAULT_RATE, self.limits)
-        self.hotwords = check_hotwords(transcription.get("hotwords"), self.limits)
-        self.model, self.rate = model, rate
+        changes: dict[str, Any] = {}
+        if "rate" in form:
+            changes["rate"] = check_rate(form["rate"], self.limits)
+        name, language = _text(wanted, "model"), _text(wanted, "language")
+        if name or language:
+            changes["model"] = self.service.find(name, live=True, language=language)
+        if "hotwords" in wanted:
+            changes["hotwords"] = check_hotwords(wanted["hotwords"], self.limits)
         for holder in (session, audio):
             if "turn_detection" in holder:
-                detection = holder["turn_detection"]
-                self.has_turns = detection is not None
-                silence = _object(detection, "turn_detection").get("silence_duration_ms") or 800
-                if not isinstance(silence, (int, float)) or not 100 <= silence <= 10_000:
-                    raise Refusal("silence_duration_ms: expected 100 to 10000.", param="turn_detection")
-                self.pause = silence / 1000
+                detection = _object(holder["turn_detection"], "turn_detection")
+                changes["has_turns"] = holder["turn_detection"] is not None
+                changes["pause"] = _seconds_of_silence(detection)
+        settings = dataclasses.replace(self.settings, **changes)
+        settings.model.check_hotwords(settings.hotwords)
+        self.settings = settings
 
     def _described(self) -> dict:
-        detection = {"type": "server_vad", "silence_duration_ms": round(1000 * self.pause)} if self.has_turns else None
+        settings, detection = self.settings, None
+        if settings.has_turns:
+            detection = {"type": "server_vad", "silence_duration_ms": round(1000 * settings.pause)}
         audio = {
-            "format": {"type": "audio/pcm", "rate": self.rate},
-            "transcription": {"model": self.model.name, "language": self.model.language},
+            "format": {"type": "audio/pcm", "rate": settings.rate},
+            "transcription": {"model": settings.model.name, "language": settings.model.language},
             "turn_detection": detection,
         }
         return {"type": "transcription", "object": "realtime.transcription_session", "audio": {"input": audio}}
@@ -146,6 +166,8 @@ class _Connection:
                 async with self.turn:
                     if self.session is not None:
                         await self._report(self.session.take())
+            except WebSocketDisconnect:
+                return
             except Refusal as refusal:  # the client does not read, or the stream broke off
                 self.service.refused(refusal)
                 await self._tell(refusal)
@@ -154,7 +176,7 @@ class _Connection:
 
     async def _report(self, update: Update) -> None:
         for utterance in update.ended:
-            if self.has_turns:
+            if self.settings.has_turns:
                 await self._begin_item(utterance.words[0].start)
                 end = round(1000 * (self.before + utterance.words[-1].end))
                 await self._send("input_audio_buffer.speech_stopped", audio_end_ms=end, item_id=self.item)
@@ -162,15 +184,15 @@ class _Connection:
             else:
                 self.held.append(utterance.text)
                 await self._begin_item()
-                await self._send_delta(self.model.between.join(self.held))
+                await self._send_delta(self.settings.model.between.join(self.held))
         if update.text.stable:
             await self._begin_item()
-            await self._send_delta(self.model.between.join([*self.held, update.text.stable]))
+            await self._send_delta(self.settings.model.between.join([*self.held, update.text.stable]))
 
     async def _begin_item(self, start: float | None = None) -> None:
         if self.item is None:
             self.item = f"item_{secrets.token_hex(8)}"
-            if self.has_turns:
+            if self.settings.has_turns:
                 begin = round(1000 * (self.before + (self.session.seconds if start is None else start)))
                 await self._send("input_audio_buffer.speech_started", audio_start_ms=begin, item_id=self.item)
 
@@ -193,9 +215,9 @@ class _Connection:
             raise Refusal(message, "input_audio_buffer_commit_empty")
         update = await self.session.finish()
         await self._report(update)
-        if self.item is not None or not self.has_turns or not update.ended:
+        if self.item is not None or not self.settings.has_turns or not update.ended:
             await self._begin_item()
-            await self._end_item(self.model.between.join(self.held))
+            await self._end_item(self.settings.model.between.join(self.held))
         self.before += self.session.seconds
         self._close()
 
@@ -214,7 +236,7 @@ class _Connection:
         await send(self.websocket, event, self.limits.patience_seconds)
 
     async def _tell(self, refusal: Refusal, event_id: str | None = None) -> None:
-        with contextlib.suppress(RuntimeError):  # it is closed
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it is closed
             await self._send("error", error={**error_body(refusal), "event_id": event_id})
 
 
@@ -224,3 +246,18 @@ def _object(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refusal(f"{name}: expected an object.", param=name)
     return value
+
+
+def _text(holder: dict[str, Any], field: str) -> str | None:
+    value = holder.get(field)
+    if value is not None and not isinstance(value, str):
+        raise Refusal(f"{field}: expected text.", param=field)
+    return value
+
+
+def _seconds_of_silence(detection: dict[str, Any]) -> float:
+    silence = detection.get("silence_duration_ms")
+    silence = 800 if silence is None else silence
+    if isinstance(silence, bool) or not isinstance(silence, (int, float)) or not 100 <= silence <= 10_000:
+        raise Refusal("silence_duration_ms: expected a number from 100 to 10000.", param="turn_detection")
+    return silence / 1000

@@ -67,7 +67,9 @@ class _Connection:
     def _open(self) -> Session:
         if self.session is None:
             name = self.config.get("model")
-            model = self.service.find(name if isinstance(name, str) else None, live=True)
+            if not isinstance(name, str | None):
+                raise Refusal("model: expected text.", param="model")
+            model = self.service.find(name, live=True)
             hotwords = check_hotwords(self.config.get("hotwords"), self.limits)
             self.session = self.service.session(model, self.config.get("sample_rate"), hotwords=hotwords)
             self.between = model.between

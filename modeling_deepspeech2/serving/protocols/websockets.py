@@ -43,7 +43,8 @@ async def send(websocket: WebSocket, content: dict, patience_seconds: float) -> 
     """
     try:
         with anyio.fail_after(patience_seconds):
-            await websocket.send_text(json.dumps(content, ensure_ascii=False))
+            # Half a pair of surrogates may come back from a client's own words.
+            await websocket.send_text(json.dumps(content, ensure_ascii=False).encode(errors="replace").decode())
     except TimeoutError as error:
         raise Refusal("The answers are not read.", "not_read", 408, 1013) from error
 
@@ -69,7 +70,7 @@ async def serving(
             except asyncio.CancelledError:
                 if not service.is_ending:
                     raise
-                getattr(asyncio.current_task(), "uncancel", int)()
+                asyncio.current_task().uncancel()
                 code, reason = 1001, "The server is ending."
                 await finish()
     except WebSocketDisconnect:

@@ -15,7 +15,7 @@ from wyoming.error import Error
 from wyoming.event import Event, async_read_event, async_write_event
 from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info
 
-from ..limits import Refusal
+from ..limits import Refusal, check_hotwords
 from ..service import ServedModel, Service
 from ..session import Session
 
@@ -71,7 +71,7 @@ class _Connection:
                 except asyncio.CancelledError:
                     if not self.service.is_ending:
                         raise
-                    getattr(asyncio.current_task(), "uncancel", int)()
+                    asyncio.current_task().uncancel()
                     await self._finish()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -104,9 +104,7 @@ class _Connection:
         elif Transcribe.is_type(event.type):
             wanted = Transcribe.from_event(event)
             self.model = self.service.find(wanted.name, live=True, language=wanted.language)
-            words = [*(wanted.transcript_names or []), *(wanted.transcript_terms or [])][: self.limits.max_hotwords]
-            has_search = hasattr(self.model.dispatcher.decoder, "beam_width")
-            self.hotwords = dict.fromkeys(words, WEIGHT) if words and has_search else None
+            self.hotwords = self._usable([*(wanted.transcript_names or []), *(wanted.transcript_terms or [])])
         elif AudioStart.is_type(event.type):
             if self.session is not None:
                 raise Refusal("audio-start: found it twice, expected audio-stop before the second.")
@@ -116,6 +114,18 @@ class _Connection:
         elif AudioStop.is_type(event.type):
             await self._finish()
         return True
+
+    def _usable(self, words: list) -> dict[str, float] | None:
+        """Those of a client's names and terms that the model can prefer; they are hints, and the others are passed over."""
+        usable: dict[str, float] = {}
+        for word in words[: self.limits.max_hotwords]:
+            with contextlib.suppress(Refusal):
+                own = check_hotwords({str(word): WEIGHT}, self.limits)
+                self.model.check_hotwords(own)
+                usable |= own
+        if len(usable) < len(words):
+            logger.info("%d of %d names and terms are passed over", len(words) - len(usable), len(words))
+        return usable or None
 
     def _open(self, audio: AudioStart | AudioChunk) -> None:
         if audio.width != 2 or audio.channels != 1:
