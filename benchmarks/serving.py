@@ -1,28 +1,38 @@
-"""Plays real clips in real time to a running server and measures the latency of their text (section 7 of the paper).
+"""Plays real clips in real time to the server and measures the latency of their text (section 7 of the paper).
 
-    deepspeech2 serve --model checkpoints/deepspeech2-english-live --lm off &
-    python -m benchmarks.serving                                             # the table, best path
-    python -m benchmarks.serving --chart serving.svg              # and the picture beside the paper's figures
-    python -m benchmarks.serving --streams 30 --seconds 300                  # five minutes
-    python -m benchmarks.serving --soak 3600 --streams 20 --server PID       # an hour: memory and latency, minute by minute
-    python -m benchmarks.serving --connections 1000 --server PID             # opens and closes connections: memory
-    python -m benchmarks.serving --capacity checkpoints/deepspeech2-english-live   # no server: processor time a stream
+    python -m benchmarks.serving --model checkpoints/deepspeech2-english-live --chart serving.svg     # 1 to 100 streams
+    python -m benchmarks.serving --model … --lm on --streams 10             # with the language model
+    python -m benchmarks.serving --model … --streams 30 --seconds 300       # five minutes
+    python -m benchmarks.serving --model … --streams 20 --soak 3600         # an hour, minute by minute
+    python -m benchmarks.serving --model … --connections 1000               # opens and closes connections
+    python -m benchmarks.serving --url ws://127.0.0.1:8000/ --server PID    # a server that runs already
 
-The clients run in this process and speak Vosk's protocol. A piece of about 100 ms is sent at the moment when its last sample
-would have been recorded; its latency is the time until its answer arrives. Streams start at random moments, and the pieces
-vary in length by a half, so that the streams do not fall into step. Every text is compared with the first text of the same
-clip, which was transcribed alone.
+Each prints one table, and with --chart draws it. With --model the server is a process of its own that is started and ended
+here. The clients run in this process and speak Vosk's protocol. A piece of about 100 ms is sent at the moment when its last
+sample would have been recorded; its latency is the time until its answer arrives. Streams start at random moments, and the
+pieces vary in length by a half, so that the streams do not fall into step. Each text is compared with the offline text: that
+of the same clip uploaded as a file.
 """
 
 import argparse
 import asyncio
+import contextlib
+import io
 import json
 import random
+import socket
 import statistics
+import subprocess
+import sys
 import time
-from pathlib import Path
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 
+import httpx
 import numpy as np
+import psutil
+import soundfile
 import websockets
 
 from benchmarks.recordings import RATE, read_clips
@@ -57,6 +67,20 @@ async def play(url: str, content: bytes, rng: random.Random, is_live: bool = Tru
     return " ".join(filter(None, texts)), latencies
 
 
+async def offline_texts(url: str, clips: list[bytes]) -> list[str]:
+    """The text of each clip as an uploaded file."""
+    address = url.replace("ws", "http", 1).rstrip("/") + "/v1/audio/transcriptions"
+    texts = []
+    async with httpx.AsyncClient(timeout=300) as client:
+        for clip in clips:
+            file = io.BytesIO()
+            soundfile.write(file, np.frombuffer(clip, "<i2"), RATE, format="WAV")
+            answer = await client.post(address, files={"file": ("clip.wav", file.getvalue())})
+            answer.raise_for_status()
+            texts.append(answer.json()["text"])
+    return texts
+
+
 async def measure(
     url: str, clips: list[bytes], texts: list[str], streams: int, seconds: float
 ) -> tuple[list[float], int, int]:
@@ -83,43 +107,67 @@ def quantiles(latencies: list[float]) -> tuple[float, float]:
     return 1e3 * statistics.median(latencies), 1e3 * statistics.quantiles(latencies, n=50)[-1]
 
 
-def resident(process: int) -> float:
-    """Resident memory of a process in megabytes."""
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
+class Watched:
+    """Memory and processor time of a server with its process for files; nothing is known of a server of no process id."""
+
+    def __init__(self, process: int | None):
+        self.process = psutil.Process(process) if process else None
+
+    def memory(self) -> float | None:
+        """Resident, of the process of the live streams, in megabytes."""
+        return self.process and self.process.memory_info().rss / 1e6
+
+    def cpu_seconds(self) -> float | None:
+        return self.process and sum(self.process.cpu_times()[:2])
 
 
-def cpu_seconds(process: int) -> float:
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
+def show(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
-async def table(settings: argparse.Namespace, clips: list[bytes], texts: list[str]) -> dict[int, tuple[float, float]]:
-    print("| streams | median | 98 % | paper's median | paper's 98 % | clips | same text | cores of the server |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+async def table(settings: argparse.Namespace, server: Watched, clips: list[bytes]) -> None:
+    texts = await offline_texts(settings.url, clips)
+    print("| streams | median | 98 % | paper's median | 98 % | clips | offline text | cores | memory before | after |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     rows = {}
     for streams in settings.streams:
-        before = cpu_seconds(settings.server) if settings.server else 0.0
-        begin = time.monotonic()
+        memory, before, begin = server.memory(), server.cpu_seconds(), time.monotonic()
         latencies, played, same = await measure(settings.url, clips, texts, streams, settings.seconds)
-        cores = (cpu_seconds(settings.server) - before) / (time.monotonic() - begin) if settings.server else None
+        cores = None if before is None else (server.cpu_seconds() - before) / (time.monotonic() - begin)
         rows[streams] = quantiles(latencies)
         paper = [f"{value} ms" for value in PAPER.get(streams, ())] or ["–", "–"]
         cells = [str(streams), *(f"{value:.0f} ms" for value in rows[streams]), *paper, str(played), str(same)]
-        print(f"| {' | '.join(cells)} | {'–' if cores is None else f'{cores:.2f}'} |", flush=True)
-    return rows
+        cells += [show(cores, ".2f"), show(memory, ".0f"), show(server.memory(), ".0f")]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    print("\nMemory in MB, of the process of the live streams.")
+    if settings.chart:
+        draw_latencies(settings.chart, rows, "live streams", PAPER)
 
 
-async def soak(settings: argparse.Namespace, clips: list[bytes], texts: list[str]) -> None:
-    print("| minute | median | 98 % | server's memory | clips | same text |\n| ---: | ---: | ---: | ---: | ---: | ---: |")
-    for minute in range(1, round(settings.soak / 60) + 1):
-        latencies, played, same = await measure(settings.url, clips, texts, settings.streams[0], 60)
-        median, worst = quantiles(latencies)
-        memory = f"{resident(settings.server):.0f} MB" if settings.server else "–"
-        print(f"| {minute} | {median:.0f} ms | {worst:.0f} ms | {memory} | {played} | {same} |", flush=True)
+async def soak(settings: argparse.Namespace, server: Watched, clips: list[bytes]) -> None:
+    texts = await offline_texts(settings.url, clips)
+    streams = settings.streams[0]
+    print(f"{streams} streams\n\n| minute | median | 98 % | clips | offline text | memory |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    rows, memories = {}, [server.memory()]
+    minutes = max(1, round(settings.soak / 60))
+    for minute in range(1, minutes + 1):
+        latencies, played, same = await measure(settings.url, clips, texts, streams, settings.soak / minutes)
+        rows[minute] = quantiles(latencies)
+        memories.append(server.memory())
+        median, worst = rows[minute]
+        memory = show(memories[-1], ".0f")
+        print(f"| {minute} | {median:.0f} ms | {worst:.0f} ms | {played} | {same} | {memory} MB |", flush=True)
+    if memories[0] is not None:
+        ratio = memories[-1] / memories[1]
+        print(
+            f"\nMemory: {memories[0]:.0f} MB before, {memories[-1]:.0f} MB after, {ratio:.3f} times that of the first minute"
+        )
+    if settings.chart:
+        draw_latencies(settings.chart, rows, "minute", {}, memories[1:])
 
 
-async def connections(settings: argparse.Namespace, clips: list[bytes]) -> None:
+async def connections(settings: argparse.Namespace, server: Watched, clips: list[bytes]) -> None:
     """Opens and closes connections, ten at a time, each after half a clip, without closing it properly."""
 
     async def once(content: bytes) -> None:
@@ -128,97 +176,110 @@ async def connections(settings: argparse.Namespace, clips: list[bytes]) -> None:
         await stream.recv()
         stream.transport.abort()
 
-    sizes = []
+    print("| connections | memory | ratio to the first ten |\n| ---: | ---: | ---: |")
+    sizes: dict[int, float | None] = {}
+    marks = {10, settings.connections, *(settings.connections * part // 100 * 10 for part in range(1, 10))}
     for number in range(0, settings.connections, 10):
         await asyncio.gather(*(once(clips[(number + place) % len(clips)]) for place in range(10)))
-        if settings.server and number in (0, 90, settings.connections - 10):
-            sizes.append(f"{resident(settings.server):.0f} MB after {number + 10}")
-    print(f"{settings.connections} connections; the server's memory: {', '.join(sizes) or 'give --server PID'}")
+        if number + 10 in marks:
+            sizes[number + 10] = memory = server.memory()
+            ratio = None if memory is None else memory / sizes[10]
+            print(f"| {number + 10} | {show(memory, '.0f')} MB | {show(ratio, '.3f')} |", flush=True)
+    if settings.chart and server.process:
+        draw_memory(settings.chart, sizes)
 
 
-def capacity(folder: str, clips: list[bytes], number: int) -> None:
-    """Processor time of streams in one batch, in pieces of 100 ms, as fast as possible."""
-    import torch
-
-    from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
-    from modeling_deepspeech2.serving.dispatcher import Dispatcher
-    from modeling_deepspeech2.serving.engine import TorchEngine
-
-    torch.set_num_threads(1)
-    processor = DeepSpeech2Processor.from_pretrained(folder)
-    engine = TorchEngine(DeepSpeech2ForCTC.from_pretrained(folder).eval(), processor.feature_extractor)
-    decoders = {"best path": None, "beam search": CTCBeamSearchDecoder.from_pretrained(folder, processor.tokenizer)}
-    waveforms = [np.frombuffer(clip, "<i2").astype(np.float32) / 32_768 for clip in clips]
-    print(f"{number} streams, {len(clips)} clips\n\n| decoder | processor time a piece of 100 ms | streams a core |")
-    print("| --- | ---: | ---: |")
-    for name, decoder in decoders.items():
-        dispatcher = Dispatcher(engine, processor.tokenizer, decoder, max_streams=number)
-        taken, seconds = 0.0, 0.0
-        for first in range(0, len(waveforms), number):
-            own = waveforms[first : first + number]
-            streams = [dispatcher.open() for _ in own]
-            for start in range(0, max(map(len, own)), RATE // 10):
-                begin = time.process_time()
-                for stream, waveform in zip(streams, own):
-                    stream.put(waveform[start : start + RATE // 10])
-                while not all(stream.take().is_idle for stream in streams):
-                    time.sleep(0.002)
-                if first or start >= RATE:  # the first second warms up
-                    taken += time.process_time() - begin
-                    seconds += sum(len(waveform[start : start + RATE // 10]) for waveform in own) / RATE
-            for stream in streams:
-                stream.close()
-        dispatcher.stop()
-        print(f"| {name} | {1e2 * taken / seconds:.2f} ms | {seconds / taken:.0f} |", flush=True)
+def draw_latencies(
+    file: str, rows: dict[int, tuple[float, float]], across: str, paper: dict, memories: list | tuple = ()
+) -> None:
+    plt = load_pyplot()
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for name, found, color in (("here, two CPU cores", rows, "C0"), ("paper, one GPU", paper, "C1")):
+        if found:
+            axes.plot(list(found), [median for median, _ in found.values()], "o-", color=color, label=f"{name}: median")
+            axes.plot(list(found), [worst for _, worst in found.values()], "o--", color=color, label=f"{name}: 98 %")
+    axes.set(xlabel=across, ylabel="piece to text, ms", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize="small")
+    if memories and memories[0] is not None:
+        right = axes.twinx()
+        right.plot(list(rows), memories, color="0.6")
+        right.set(ylabel="memory, MB (grey)", ylim=(0, 1.3 * max(memories)))
+    figure.savefig(file)
 
 
-def draw(rows: dict[int, tuple[float, float]], file: str) -> None:
+def draw_memory(file: str, sizes: dict[int, float]) -> None:
+    plt = load_pyplot()
+    figure, axes = plt.subplots(figsize=(6, 2.6), layout="constrained")
+    axes.plot(list(sizes), list(sizes.values()), "o-")
+    axes.axhline(1.1 * sizes[10], color="0.6", linestyle="--")
+    axes.set(xlabel="connections opened and closed", ylabel="memory, MB", ylim=(0, 1.3 * max(sizes.values())))
+    figure.savefig(file)
+
+
+def load_pyplot():
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for name, found, color in (("here, two CPU cores", rows, "C0"), ("paper, one GPU", PAPER, "C1")):
-        axes.plot(list(found), [median for median, _ in found.values()], "o-", color=color, label=f"{name}: median")
-        axes.plot(list(found), [worst for _, worst in found.values()], "o--", color=color, label=f"{name}: 98 %")
-    axes.set(xlabel="live streams", ylabel="piece to text, ms", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize="small")
-    figure.savefig(file)
+    return plt
+
+
+@contextlib.contextmanager
+def started(model: str, lm: str) -> Iterator[tuple[str, int]]:
+    """A server of a model on this machine: its address and process id."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    command = [sys.executable, "-m", "modeling_deepspeech2.cli.main", "serve", "--model", model, "--lm", lm]
+    process = subprocess.Popen([*command, "--port", str(port), "--max_streams", "200"])
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except (urllib.error.URLError, ConnectionError):
+                if process.poll() is not None:
+                    raise SystemExit("the server did not start") from None
+                time.sleep(0.2)
+        yield f"ws://127.0.0.1:{port}/", process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 async def run(settings: argparse.Namespace) -> None:
     clips = [encode(waveform) for waveform, _ in read_clips(settings.language)[: settings.clips]]
-    if settings.capacity:
-        capacity(settings.capacity, clips, settings.streams[0] if len(settings.streams) == 1 else 20)
-        return
+    server = Watched(settings.server)
     if settings.connections:
-        await connections(settings, clips)
-        return
-    rng = random.Random(0)
-    texts = [(await play(settings.url, clip, rng, is_live=False))[0] for clip in clips]
-    if settings.soak:
-        await soak(settings, clips, texts)
-        return
-    rows = await table(settings, clips, texts)
-    if settings.chart:
-        draw(rows, settings.chart)
+        await connections(settings, server, clips)
+    elif settings.soak:
+        await soak(settings, server, clips)
+    else:
+        await table(settings, server, clips)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="ws://127.0.0.1:8000/")
+    parser.add_argument("--model", help="folder of a model, of which a server is started")
+    parser.add_argument("--lm", choices=("on", "off"), default="off", help="for that server (%(default)s)")
+    parser.add_argument("--url", default="ws://127.0.0.1:8000/", help="of a server that runs already (%(default)s)")
+    parser.add_argument("--server", type=int, metavar="PID", help="of that server, for its memory and processor time")
     parser.add_argument("--language", default="english", help="of the bundled clips (%(default)s)")
     parser.add_argument("--clips", type=int, default=50)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 10, 20, 30, 60, 100])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each row (%(default)s)")
-    parser.add_argument("--server", type=int, metavar="PID", help="of the server, for its memory and processor time")
-    parser.add_argument("--chart", metavar="FILE")
     parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--connections", type=int, default=0, metavar="N")
-    parser.add_argument("--capacity", metavar="MODEL", help="measure a model in this process, 20 streams or --streams")
-    asyncio.run(run(parser.parse_args()))
+    parser.add_argument("--chart", metavar="FILE")
+    settings = parser.parse_args()
+    if settings.connections % 10:
+        parser.error("--connections: expected a multiple of 10")
+    with contextlib.ExitStack() as stack:
+        if settings.model:
+            settings.url, settings.server = stack.enter_context(started(settings.model, settings.lm))
+        asyncio.run(run(settings))
 
 
 if __name__ == "__main__":

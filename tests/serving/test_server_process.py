@@ -113,7 +113,7 @@ def test_a_signal_ends_the_server_and_no_stream_loses_its_text(live_model, clips
         answer = httpx.post(f"http://127.0.0.1:{port}/v1/audio/transcriptions", files={"file": file.getvalue()}, timeout=60)
         assert answer.status_code == 200 and answer.json()["text"]
         text, code = asyncio.run(talk())
-        assert process.wait(15) == 0
+        assert process.wait(120) == 0  # of which the server itself takes ten at most
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()
