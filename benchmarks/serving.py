@@ -5,6 +5,7 @@
     python -m benchmarks.serving --model … --streams 30 --seconds 300       # five minutes
     python -m benchmarks.serving --model … --streams 20 --soak 3600         # an hour, minute by minute
     python -m benchmarks.serving --model … --connections 1000               # opens and closes connections
+    python -m benchmarks.serving --model … --hours 24                       # one stream of a day, as fast as possible
     python -m benchmarks.serving --url ws://127.0.0.1:8000/ --server PID    # a server that runs already
 
 Each prints one table, and with --chart draws it. With --model the server is a process of its own that is started and ended
@@ -186,7 +187,29 @@ async def connections(settings: argparse.Namespace, server: Watched, clips: list
             ratio = None if memory is None else memory / sizes[10]
             print(f"| {number + 10} | {show(memory, '.0f')} MB | {show(ratio, '.3f')} |", flush=True)
     if settings.chart and server.process:
-        draw_memory(settings.chart, sizes)
+        draw_memory(settings.chart, sizes, "connections opened and closed")
+
+
+async def long_stream(settings: argparse.Namespace, server: Watched, clips: list[bytes]) -> None:
+    """One stream, as fast as it is answered; a pause of a second ends each clip."""
+    pause, step = bytes(2 * RATE), settings.hours / 24
+    print("| hours of audio | words | memory | ratio to the first row |\n| ---: | ---: | ---: | ---: |")
+    sizes: dict[float, float | None] = {}
+    words, seconds, number = 0, 0.0, 0
+    async with websockets.connect(settings.url, compression=None) as stream:
+        await stream.send(json.dumps({"config": {"sample_rate": RATE, "words": False}}))
+        while seconds < 3600 * settings.hours:
+            content = clips[number % len(clips)] + pause
+            number, seconds = number + 1, seconds + len(content) / (2 * RATE)
+            await stream.send(content)
+            words += len(json.loads(await stream.recv()).get("text", "").split())
+            if seconds >= 3600 * min(settings.hours, step * (len(sizes) + 1)):
+                sizes[seconds / 3600] = memory = server.memory()
+                first = next(iter(sizes.values()))
+                ratio = None if memory is None else memory / first
+                print(f"| {seconds / 3600:.2f} | {words} | {show(memory, '.0f')} MB | {show(ratio, '.3f')} |", flush=True)
+    if settings.chart and server.process:
+        draw_memory(settings.chart, sizes, "hours of audio in one stream")
 
 
 def draw_latencies(
@@ -208,12 +231,12 @@ def draw_latencies(
     figure.savefig(file)
 
 
-def draw_memory(file: str, sizes: dict[int, float]) -> None:
+def draw_memory(file: str, sizes: dict[float, float], across: str) -> None:
     plt = load_pyplot()
     figure, axes = plt.subplots(figsize=(6, 2.6), layout="constrained")
     axes.plot(list(sizes), list(sizes.values()), "o-")
-    axes.axhline(1.1 * sizes[10], color="0.6", linestyle="--")
-    axes.set(xlabel="connections opened and closed", ylabel="memory, MB", ylim=(0, 1.3 * max(sizes.values())))
+    axes.axhline(1.1 * next(iter(sizes.values())), color="0.6", linestyle="--")
+    axes.set(xlabel=across, ylabel="memory, MB", ylim=(0, 1.3 * max(sizes.values())))
     figure.savefig(file)
 
 
@@ -246,7 +269,7 @@ def started(model: str, lm: str) -> Iterator[tuple[str, int]]:
         yield f"ws://127.0.0.1:{port}/", process.pid
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 async def run(settings: argparse.Namespace) -> None:
@@ -254,6 +277,8 @@ async def run(settings: argparse.Namespace) -> None:
     server = Watched(settings.server)
     if settings.connections:
         await connections(settings, server, clips)
+    elif settings.hours:
+        await long_stream(settings, server, clips)
     elif settings.soak:
         await soak(settings, server, clips)
     else:
@@ -272,6 +297,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each row (%(default)s)")
     parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--connections", type=int, default=0, metavar="N")
+    parser.add_argument("--hours", type=float, default=0.0, metavar="N", help="of one stream, as fast as possible")
     parser.add_argument("--chart", metavar="FILE")
     settings = parser.parse_args()
     if settings.connections % 10:

@@ -11,7 +11,6 @@ texts of all clips are compared.
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import statistics
@@ -101,6 +100,7 @@ def measure_here(folder: str, clips_file: str, streams: int) -> None:
     """In a process of one of the two commits: prints texts and times as JSON."""
     import torch
 
+    import modeling_deepspeech2
     from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
 
     torch.set_num_threads(1)
@@ -108,7 +108,8 @@ def measure_here(folder: str, clips_file: str, streams: int) -> None:
     model = DeepSpeech2ForCTC.from_pretrained(folder).eval()
     with np.load(clips_file) as file:
         clips = list(file.values())
-    transcribe = by_dispatcher if importlib.util.find_spec("modeling_deepspeech2.serving") else by_feed_streams
+    has_server = (Path(modeling_deepspeech2.__file__).parent / "serving").exists()
+    transcribe = by_dispatcher if has_server else by_feed_streams
     found = {}
     for name in DECODERS:
         decoder = CTCBeamSearchDecoder.from_pretrained(folder, processor.tokenizer) if name == "beam search" else None

@@ -7,12 +7,15 @@
 
 Each task takes every n-th file of the input, and each row's `audio` column as `datasets` writes it: a struct of `bytes` and
 `path`. A task that is complete leaves a marker under the output's `logs/completions`: the same command again runs only those
-that are missing. For Slurm or Ray, take the executor of that name in datatrove instead; the pipeline stays as it is.
+that are missing. Each task is a process of its own: if one is killed, the others go on. For Slurm or Ray, take the executor
+of that name in datatrove instead; the pipeline stays as it is.
 """
 
 import argparse
+import multiprocessing
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -81,17 +84,45 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=4, help="at most the number of files (%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="tasks at a time (%(default)s)")
     settings = parser.parse_args()
+    executor = make_executor(settings)
+    missing = [rank for rank in range(settings.tasks) if not executor.is_rank_completed(rank)]
+    print(f"{settings.tasks} tasks, of which {settings.tasks - len(missing)} are complete", flush=True)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["__main__", "modeling_deepspeech2"])  # imported once, not for each task
+
+    def run(rank: int) -> bool:
+        process = processes.Process(target=run_task, args=(settings, rank))
+        process.start()
+        print(f"task {rank}: process {process.pid}", flush=True)
+        process.join()
+        return process.exitcode == 0
+
+    with ThreadPoolExecutor(settings.workers) as pool:
+        failed = [rank for rank, is_complete in zip(missing, pool.map(run, missing)) if not is_complete]
+    if failed:
+        raise SystemExit(f"These tasks failed: {failed}. The same command runs them again, and no others.")
+
+
+def make_executor(settings: argparse.Namespace, task: int | None = None) -> LocalPipelineExecutor:
+    """Of one task, or of all."""
     writer = {"jsonl": JsonlWriter, "parquet": ParquetWriter}[settings.format]
-    LocalPipelineExecutor(
+    return LocalPipelineExecutor(
         [
             ParquetReader(settings.input, glob_pattern=settings.pattern, adapter=as_document, batch_size=16),
             Transcribe(settings.model, settings.lm),
             writer(f"{settings.output}/{settings.format}"),
         ],
         tasks=settings.tasks,
-        workers=settings.workers,
+        workers=1,
+        local_rank_offset=task or 0,
+        local_tasks=settings.tasks if task is None else 1,
         logging_dir=f"{settings.output}/logs",
-    ).run()
+    )
+
+
+def run_task(settings: argparse.Namespace, task: int) -> None:
+    """In a process of its own, which may die without harm to the others."""
+    make_executor(settings, task).run()
 
 
 if __name__ == "__main__":

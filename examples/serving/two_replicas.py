@@ -100,7 +100,7 @@ def main() -> None:
             for replica in replicas:
                 replica.terminate()
             for process in (nginx, *replicas):
-                process.wait(20)
+                process.wait(120)
 
 
 if __name__ == "__main__":

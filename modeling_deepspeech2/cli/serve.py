@@ -59,7 +59,7 @@ def run(settings: argparse.Namespace) -> int:
             raise UserError(f"--{name}: found {value}, expected a port from 0 to 65535.")
     try:
         from ..serving.limits import Limits
-        from ..serving.server import Server, read_token, run
+        from ..serving.server import Server, check_port, read_token, run
         from ..serving.service import Service
 
         if settings.wyoming is not None:
@@ -68,6 +68,9 @@ def run(settings: argparse.Namespace) -> int:
         extra = "wyoming" if error.name == "wyoming" else "serve"
         raise UserError(f"the package {error.name} is missing: pip install 'modeling-deepspeech2[{extra}]'") from error
     token = read_token(settings.token_file, settings.host)
+    check_port("--port", settings.host, settings.port)
+    if settings.wyoming is not None:
+        check_port("--wyoming", "127.0.0.1", settings.wyoming)
     limits = Limits(
         max_streams=settings.max_streams,
         max_mb=settings.max_mb,

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -56,11 +57,16 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list | None = None) -> None:
         await super().startup(sockets)
+        if self.should_exit:  # uvicorn has said why
+            return
         if self.wyoming_port is not None:
             from .protocols import wyoming  # its package is an extra of its own
 
             self.wyoming = await wyoming.start(self.service, self.wyoming_port)
             self.wyoming_port = self.wyoming.sockets[0].getsockname()[1]
+        names, host = ", ".join(self.service.models), self.config.host
+        host = f"[{host}]" if ":" in host else host
+        print(f"Serving {names} at http://{host}:{self.port}/", file=sys.stderr, flush=True)
         listening = [*self.servers, *([self.wyoming] if self.wyoming else [])]
         disconnect_deaf_clients(
             (one for server in listening for one in server.sockets), self.service.limits.patience_seconds
@@ -76,6 +82,21 @@ class Server(uvicorn.Server):
             server.close()
         await self.service.end()
         await super().shutdown(sockets)
+
+
+def check_port(option: str, host: str, port: int) -> None:
+    """Before models are loaded.
+
+    Raises:
+        UserError: nothing can listen there.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UserError(f"{option}: cannot listen on {host}, port {port} ({error.strerror}).") from error
 
 
 def read_token(file: str | Path | None, host: str) -> str | None:

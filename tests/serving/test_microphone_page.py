@@ -9,7 +9,7 @@ from browser import PATIENCE, chromium
 
 
 def test_speech_into_the_microphone_becomes_text(server, clips, tmp_path):
-    """With the token and over the page's own websocket; what the browser makes of the sound may cost a word or two."""
+    """With the token and over the page's own websocket; what the browser makes of the sound costs some letters."""
     waveform = np.concatenate([np.zeros(8_000, np.float32), clips[1].waveform, np.zeros(24_000, np.float32)])
     soundfile.write(tmp_path / "speech.wav", waveform, 16_000)
     with chromium(
@@ -37,4 +37,4 @@ def test_speech_into_the_microphone_becomes_text(server, clips, tmp_path):
         assert browser.find_element("id", "state").text == ""
         errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert all("WebSocket connection" in error or "favicon" in error for error in errors), errors  # without the token
-    assert jiwer.wer(clips[1].text, text) < 0.8
+    assert jiwer.cer(clips[1].text, text.strip()) < 0.6  # without a language model, and chance has more than 0.8

@@ -21,6 +21,7 @@ import pytest
 import soundfile
 import websockets
 
+from modeling_deepspeech2 import CTCBeamSearchDecoder
 from modeling_deepspeech2.cli.main import main
 from modeling_deepspeech2.transcription.recordings import transcribe
 
@@ -49,6 +50,15 @@ def test_wrong_settings_are_one_sentence(arguments, message, tmp_path, monkeypat
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--port", "--wyoming"])
+def test_a_port_that_is_taken_is_one_sentence(option, capsys):
+    """Before the model is loaded."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--model", "no/such/folder", option, str(port)]) == 2
+    assert f"{option}: cannot listen on 127.0.0.1, port {port} (Address already in use)" in capsys.readouterr().err
+
+
 def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -73,52 +83,66 @@ def fill_the_disk(process: subprocess.Popen) -> None:
         resource.prlimit(one.pid, resource.RLIMIT_FSIZE, (0, 0))
 
 
-def test_a_signal_ends_the_server_and_no_stream_loses_its_text(live_model, clips):
-    """SIGTERM with a stream under way: its last text with the language model's search, code 1001, and exit status 0.
-
-    The disk is full meanwhile: neither an upload nor the stream needs it.
-    """
-    model, processor, _ = live_model
+@pytest.fixture
+def process():
+    """A server of the published live model with its language model, and its port."""
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "modeling_deepspeech2.cli.main",
-        "serve",
-        "--model",
-        str(LIVE_MODEL),
-        "--port",
-        str(port),
-    ]
+    command = [sys.executable, "-m", "modeling_deepspeech2.cli.main", "serve", "--model", str(LIVE_MODEL)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
-    content = (clips[1].waveform * 32_767).astype("<i2").tobytes()
+    started = subprocess.Popen(
+        [*command, "--port", str(port)], cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", started)
+        yield started, port
+    finally:
+        started.kill()
+        started.wait()
 
-    async def talk() -> tuple[str, int]:
+
+def test_hot_words_a_full_disk_and_a_signal(process, live_model, clips):
+    """With the language model, files and streams get the texts of `transcribe`, hot words included, on a disk that is full.
+
+    After SIGTERM the stream under way gets its last text and code 1001; the exit status is 0.
+    """
+    server, port = process
+    model, processor, _ = live_model
+    decoder = CTCBeamSearchDecoder.from_pretrained(LIVE_MODEL, processor.tokenizer)
+    content = (clips[1].waveform * 32_767).astype("<i2").tobytes()
+    samples = np.frombuffer(content, "<i2").astype(np.float32) / 32_768
+    fill_the_disk(server)
+
+    def offline(waveform: np.ndarray, hotwords: dict[str, float] | None) -> str:
+        return " ".join(one.text for one in transcribe(model, processor, waveform, decoder, hotwords=hotwords))
+
+    def upload(waveform: np.ndarray, hotwords: dict[str, float] | None) -> str:
+        file = io.BytesIO()
+        soundfile.write(file, waveform, 16_000, format="WAV", subtype="FLOAT")
+        data = {"hotwords": json.dumps(hotwords)}
+        address = f"http://127.0.0.1:{port}/v1/audio/transcriptions"
+        return httpx.post(address, files={"file": file.getvalue()}, data=data, timeout=120).json()["text"]
+
+    async def talk(hotwords: dict[str, float] | None, is_last: bool = False) -> tuple[str, int]:
         async with websockets.connect(f"ws://127.0.0.1:{port}/") as stream:
+            await stream.send(json.dumps({"config": {"hotwords": hotwords}}))
             await stream.send(content)
             assert json.loads(await stream.recv())["partial"]
-            process.send_signal(signal.SIGTERM)
-            return json.loads(await stream.recv())["text"], await closed(stream)
+            if is_last:
+                server.send_signal(signal.SIGTERM)
+            else:
+                await stream.send('{"eof": 1}')
+            text = json.loads(await stream.recv())["text"]
+            await stream.wait_closed()
+            return text, stream.close_code
 
-    async def closed(stream) -> int:
-        await stream.wait_closed()
-        return stream.close_code
-
-    try:
-        wait_until_ready(f"http://127.0.0.1:{port}", process)
-        fill_the_disk(process)
-        file, waveform = io.BytesIO(), np.resize(clips[1].waveform, 40 * 16_000)  # so large that forms often go to the disk
-        soundfile.write(file, waveform, 16_000, format="WAV")
-        answer = httpx.post(f"http://127.0.0.1:{port}/v1/audio/transcriptions", files={"file": file.getvalue()}, timeout=60)
-        assert answer.status_code == 200 and answer.json()["text"]
-        text, code = asyncio.run(talk())
-        assert process.wait(120) == 0  # of which the server itself takes ten at most
-        assert "Traceback" not in process.stderr.read()
-    finally:
-        process.kill()
-    from modeling_deepspeech2 import CTCBeamSearchDecoder
-
-    decoder = CTCBeamSearchDecoder.from_pretrained(LIVE_MODEL, processor.tokenizer)
-    samples = np.frombuffer(content, "<i2").astype(np.float32) / 32_768
-    assert (text, code) == (" ".join(one.text for one in transcribe(model, processor, samples, decoder)), 1001)
+    hotwords = {"sat": 10.0}
+    texts = [offline(samples, None), offline(samples, hotwords)]
+    assert texts[0] != texts[1]
+    assert [upload(samples, None), upload(samples, hotwords)] == texts
+    long = np.concatenate([samples, np.zeros(30 * 16_000, np.float32)])  # forms of its size are often written to the disk
+    assert upload(long, None) == texts[0]
+    assert asyncio.run(talk(None)) == (texts[0], 1000)
+    assert asyncio.run(talk(hotwords, is_last=True)) == (texts[1], 1001)
+    assert server.wait(120) == 0  # ten seconds at most, but for a busy machine
+    said = server.stderr.read()
+    assert f"Serving deepspeech2-english-live at http://127.0.0.1:{port}/" in said and "Traceback" not in said

@@ -1,49 +1,64 @@
-"""The datatrove example: four tasks of which the run is killed; what is missing alone runs again, and nothing is lost."""
+"""The datatrove example on the local Hub: one of four tasks is killed, and it alone runs again; nothing is lost."""
 
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from hub_server import HubServer
+from huggingface_hub import HfApi
 
 
 REPOSITORY = Path(__file__).parent.parent.parent
 pytest.importorskip("datatrove", reason="datatrove is not installed: pip install datatrove")
 
 
-def test_a_killed_archive_goes_on(tmp_path):
-    """SIGKILL after the first task of four: the second run leaves its marker and text alone, and all 24 clips are there."""
+@pytest.fixture(scope="module")
+def hub():
+    """Four files with six clips each, as a data set."""
     clips = next((REPOSITORY / "demo" / "speech" / "english").glob("test-*.parquet"))
     table = pyarrow.parquet.read_table(clips)
-    for part in range(4):
-        (tmp_path / "speech").mkdir(exist_ok=True)
-        pyarrow.parquet.write_table(table.slice(6 * part, 6), tmp_path / "speech" / f"part-{part}.parquet")
-    command = [sys.executable, "examples/transcribe_archive.py", "--input", f"{tmp_path}/speech", "--workers", "1"]
-    command += ["--output", f"{tmp_path}/texts", "--model", "checkpoints/deepspeech2-english-live"]
-    settings = {"cwd": REPOSITORY, "env": os.environ | {"PYTHONPATH": str(REPOSITORY)}, "stderr": subprocess.DEVNULL}
-    markers = tmp_path / "texts" / "logs" / "completions"
+    with HubServer() as server:
+        api = HfApi(endpoint=server.endpoint, token="hf_dummy")
+        api.create_repo("team/talks", repo_type="dataset")
+        for part in range(4):
+            file = pyarrow.BufferOutputStream()
+            pyarrow.parquet.write_table(table.slice(6 * part, 6), file)
+            name = f"data/part-{part}.parquet"
+            content = file.getvalue().to_pybytes()
+            api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id="team/talks", repo_type="dataset")
+        yield server
 
-    first = subprocess.Popen(command, **settings, start_new_session=True)
-    while first.poll() is None and not (markers.exists() and list(markers.iterdir())):
-        time.sleep(0.005)
-    os.killpg(first.pid, signal.SIGKILL)  # with its workers, which would outlive the test
-    first.wait()
+
+def test_a_killed_task_alone_runs_again(hub, tmp_path):
+    """SIGKILL of the third task: the others end; a second run leaves their markers and texts alone; all clips are there."""
+    command = [sys.executable, "examples/transcribe_archive.py", "--input", "hf://datasets/team/talks/data"]
+    command += ["--output", f"{tmp_path}/texts", "--model", "checkpoints/deepspeech2-english-live", "--workers", "2"]
+    environment = hub.environment(tmp_path / "hf_home") | {"PYTHONPATH": str(REPOSITORY)}
+    settings = {"cwd": REPOSITORY, "env": environment, "stdout": subprocess.PIPE, "text": True}
+    markers, texts = tmp_path / "texts" / "logs" / "completions", tmp_path / "texts" / "jsonl"
+
+    first = subprocess.Popen(command, **settings, stderr=subprocess.PIPE)
+    for line in first.stdout:
+        if found := re.fullmatch(r"task 2: process (\d+)\n", line):
+            os.kill(int(found[1]), signal.SIGKILL)
+    assert first.wait() == 1 and "failed: [2]" in first.stderr.read()
     done = {marker.name: marker.stat().st_mtime_ns for marker in markers.iterdir()}
-    texts = {name: (tmp_path / "texts" / "jsonl" / f"{name}.jsonl.gz").read_bytes() for name in done}
-    assert 1 <= len(done) < 4
+    written = {name: (texts / f"{name}.jsonl.gz").read_bytes() for name in done}
+    assert sorted(done) == ["00000", "00001", "00003"]
 
-    assert subprocess.run(command, **settings).returncode == 0
-    assert len(list(markers.iterdir())) == 4
-    assert {name: (markers / name).stat().st_mtime_ns for name in done} == done
+    second = subprocess.run(command, **settings, stderr=subprocess.DEVNULL)
+    assert second.returncode == 0 and "of which 3 are complete" in second.stdout and "task 0" not in second.stdout
+    assert {name: (markers / name).stat().st_mtime_ns for name in done} == done and (markers / "00002").exists()
     rows = []
-    for file in sorted((tmp_path / "texts" / "jsonl").iterdir()):
-        assert file.name.partition(".")[0] not in texts or file.read_bytes() == texts[file.name.partition(".")[0]]
+    for file in sorted(texts.iterdir()):
+        assert file.read_bytes() == written.get(file.name.partition(".")[0], file.read_bytes())
         rows += map(json.loads, gzip.decompress(file.read_bytes()).decode().splitlines())
     assert len({row["metadata"]["name"] for row in rows}) == len(rows) == 24
     words = [word for row in rows for utterance in row["metadata"]["utterances"] for word in utterance["words"]]
