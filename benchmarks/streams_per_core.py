@@ -11,8 +11,10 @@ texts of all clips are compared.
 
 import argparse
 import contextlib
+import functools
 import json
 import os
+import queue
 import statistics
 import subprocess
 import sys
@@ -38,27 +40,32 @@ def by_dispatcher(model: Any, processor: Any, decoder: Any, clips: list[np.ndarr
     from modeling_deepspeech2.serving.engine import TorchEngine
 
     dispatcher = Dispatcher(TorchEngine(model, processor.feature_extractor), processor.tokenizer, decoder, len(clips))
-    streams = [dispatcher.open() for _ in clips]
+    news: queue.SimpleQueue[int] = queue.SimpleQueue()  # numbers of streams; to poll would cost processor time
+    streams = [dispatcher.open(functools.partial(news.put, index)) for index in range(len(clips))]
     texts: list[list[str]] = [[] for _ in clips]
 
-    def take() -> bool:
-        updates = [stream.take() for stream in streams]
-        for own, update in zip(texts, updates):
-            own += [one.text for one in update.ended]
-        return all(update.is_idle or update.is_over for update in updates)
+    def wait_for(waiting: set[int]) -> None:
+        """Until all of these are idle or over."""
+        while waiting:
+            update = streams[index := news.get()].take()
+            texts[index] += [one.text for one in update.ended]
+            if update.is_idle or update.is_over:
+                waiting.discard(index)
 
     def feed(start: int) -> None:
-        for stream, clip in zip(streams, clips):
-            stream.put(clip[start : start + PIECE])
-        while not take():
-            time.sleep(0.001)
+        going = {index for index, clip in enumerate(clips) if start < len(clip)}
+        for index in going:
+            streams[index].put(clips[index][start : start + PIECE])
+        wait_for(going)
 
     seconds = timed(feed, clips)
     for stream in streams:
         stream.finish()
-    while not all(stream._is_over for stream in streams):
-        time.sleep(0.001)
-    take()
+    over: set[int] = set()
+    while len(over) < len(streams):
+        update = streams[index := news.get()].take()
+        texts[index] += [one.text for one in update.ended]
+        over |= {index} if update.is_over else set()
     dispatcher.stop()
     return [" ".join(own) for own in texts], seconds
 

@@ -141,6 +141,26 @@ def test_no_token_means_this_machine_alone():
     assert asyncio.run(statuses("secret", {"Authorization": "Bearer secret"}, other)) == [200] * 3
 
 
+def test_a_half_closed_socket(server, good):
+    """Who ends his half behind an upload counts as gone: his place is given back, and the work for him ends."""
+
+    def half_close(server) -> bytes:
+        part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nabc\r\n--x--\r\n'
+        with connect(server) as connection:
+            own = f"Host: {server.url.removeprefix('http://')}\r\nAuthorization: Bearer {server.token}\r\n"
+            head = f"{POST}\r\n{FORM}\r\n{own}Content-Length: {len(part)}\r\n\r\n"
+            connection.sendall(head.encode() + part)
+            connection.shutdown(socket.SHUT_WR)
+            return connection.recv(65_536)
+
+    answer = beside_a_good_stream(server, good, half_close)
+    assert answer == b"" or b" 400 " in answer  # whichever came first
+    deadline = time.monotonic() + 10
+    while server.service.files.waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 # Websockets, frame by frame
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from hub_server import HubServer
-from huggingface_hub import HfApi
+from hub_server import HubServer, Repo, RepoFile
 
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -24,15 +23,13 @@ def hub():
     """Four files with six clips each, as a data set."""
     clips = next((REPOSITORY / "demo" / "speech" / "english").glob("test-*.parquet"))
     table = pyarrow.parquet.read_table(clips)
+    files = {}
+    for part in range(4):
+        file = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(table.slice(6 * part, 6), file)
+        files[f"data/part-{part}.parquet"] = RepoFile(file.getvalue().to_pybytes(), lfs=True)
     with HubServer() as server:
-        api = HfApi(endpoint=server.endpoint, token="hf_dummy")
-        api.create_repo("team/talks", repo_type="dataset")
-        for part in range(4):
-            file = pyarrow.BufferOutputStream()
-            pyarrow.parquet.write_table(table.slice(6 * part, 6), file)
-            name = f"data/part-{part}.parquet"
-            content = file.getvalue().to_pybytes()
-            api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id="team/talks", repo_type="dataset")
+        server.repos["dataset", "team/talks"] = Repo("team/talks", files)
         yield server
 
 
