@@ -109,4 +109,5 @@ class GreedyDecoder:
         best = np.concatenate([np.zeros(0, np.int64), *state.symbols])
         edges = np.flatnonzero(np.diff(best, prepend=-1, append=-1)).tolist()
         runs = [(int(best[start]), [start, end]) for start, end in zip(edges, edges[1:])]
-        return [run for run in runs if run[0] != self.tokenizer.pad_token_id]
+        blank = self.tokenizer.pad_token_id  # which takes transformers longer than all the rest
+        return [run for run in runs if run[0] != blank]

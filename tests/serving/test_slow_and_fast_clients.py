@@ -79,15 +79,16 @@ def test_audio_that_comes_faster_than_it_is_transcribed_waits_in_the_socket(serv
     assert 5 < most <= 12
 
 
-def test_a_server_that_does_not_keep_up_says_so(server, good, slow_engine):
+def test_a_server_that_does_not_keep_up_says_so(server, good, clips, slow_engine):
     """Ten seconds have been waiting for three: the stream is closed with 1013; one that comes afterwards is served."""
     slow_engine(4.0)
+    speech = pcm(np.resize(np.concatenate([clip.waveform for clip in clips]), 2 * 16_000))
 
     async def send_all() -> tuple[dict, int]:
         async with realtime(server) as stream:
             await stream.send(update(format={"type": "audio/pcm", "rate": 16_000}))
             for _ in range(12):
-                await stream.send(append(bytes(64_000)))
+                await stream.send(append(speech))
             event = {}
             with contextlib.suppress(websockets.ConnectionClosed):
                 while True:
