@@ -110,7 +110,7 @@ def local_folder(name: str) -> Path:
         try:
             folder = Path(snapshot_download(name, allow_patterns=[*MODEL_FILES, *CARD_FILES]))
         except (HFValidationError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-            raise UserError(f"--model: found no folder {name}, nor that on the Hub: {_first_line(error)}") from error
+            raise UserError(f"--model: found no folder {name} and no such model on the Hub: {_first_line(error)}") from error
     if not (folder / "config.json").is_file() or not list(folder.glob("model*.safetensors")):
         raise UserError(f"--model: there is no finished model in {name} (found no config.json with model.safetensors).")
     return folder
