@@ -20,6 +20,13 @@ try:
 except ImportError as error:
     raise ImportError("The recurrence's own kernels need Triton, which comes with torch for CUDA.") from error
 
+try:
+    from triton.backends.nvidia.compiler import CUDAOptions
+
+    LAUNCHES_WHOLE_LOOPS = hasattr(CUDAOptions, "launch_cooperative_grid")
+except ImportError:
+    LAUNCHES_WHOLE_LOOPS = False
+
 BLOCK_ROWS, BLOCK_SUM = 64, 32  # utterances, and terms of a sum, that are computed at a time
 UNITS_OF_A_PROGRAM = (16, 32)
 NUM_WARPS = 4  # which share 65,536 registers with those of a second program

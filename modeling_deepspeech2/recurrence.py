@@ -17,7 +17,7 @@ from .recurrent_units import UNITS, Activation, StatesBefore, Steps, rows_before
 
 
 try:
-    from .batch_norm_rnn_triton import SHARED_MEMORY, run_backward, run_forward, units_of_a_program
+    from .batch_norm_rnn_triton import LAUNCHES_WHOLE_LOOPS, SHARED_MEMORY, run_backward, run_forward, units_of_a_program
 except ImportError:  # no GPU, no need
     run_forward = None
 
@@ -67,8 +67,8 @@ def choose(
         return Choice("plain", "Triton is not installed")
     if dtype != torch.float32:
         return Choice("plain", f"our kernels compute in float32, not in {dtype}")
-    if torch.version.hip:
-        return Choice("steps", "programs that wait for each other were never tried on AMD")
+    if not LAUNCHES_WHOLE_LOOPS or torch.version.hip:
+        return Choice("steps", "this Triton, or this GPU's maker, does not promise that programs run at the same time")
     multiprocessors, shared_bytes = MULTIPROCESSORS, SHARED_BYTES
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)

@@ -4,7 +4,14 @@ from unittest import mock
 
 import pytest
 
-from benchmarks.gpu_counts import NETWORKS, message_bytes, message_bytes_before, one_launch_a_step, training_step
+from benchmarks.gpu_counts import (
+    NETWORKS,
+    loss_of_a_step,
+    message_bytes,
+    message_bytes_before,
+    one_launch_a_step,
+    training_step,
+)
 from modeling_deepspeech2 import DeepSpeech2Config, recurrence
 
 
@@ -17,6 +24,7 @@ def test_a_step_launches_hundreds_of_kernels_not_thousands():
     """5 × BiGRU-800: the number does not grow with the length, and the recurrence is one launch a layer and pass."""
     forward, backward = training_step(CLIPPED, UTTERANCES, FRAMES)
     assert forward.kernels.total() <= 300 and backward.kernels.total() <= 200
+    assert all(found.kernels.total() <= 30 for found in loss_of_a_step(CLIPPED, UTTERANCES, FRAMES))
     assert forward.recurrence == backward.recurrence == CLIPPED.num_hidden_layers
     assert [found.kernels for found in training_step(CLIPPED, UTTERANCES, 2 * FRAMES)] == [forward.kernels, backward.kernels]
 
