@@ -59,7 +59,7 @@ def compile_kernel(name: str, unit: str, block_units: int) -> Resources:
         for place, (argument, kind) in enumerate(types.items())
         if kind.startswith("*") or argument == "hidden"
     }
-    options = {"num_warps": kernels.NUM_WARPS, "launch_cooperative_grid": True}
+    options = {"num_warps": kernels.NUM_WARPS, "launch_cooperative_grid": True}  # Triton 3.3 or newer
     source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=aligned)
     compiled = triton.compile(source, target=HOPPER, options=options)
     usage = resource_usage(compiled.asm["cubin"])

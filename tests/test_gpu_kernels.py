@@ -7,7 +7,7 @@ import sys
 import pytest
 
 
-pytest.importorskip("triton", reason="Triton is not installed")
+pytest.importorskip("triton", minversion="3.3", reason="Triton is not installed, or launches no cooperative kernels")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's compiler for NVIDIA comes for Linux alone")
