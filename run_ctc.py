@@ -87,7 +87,7 @@ def train(run: Run) -> None:
     if run.checkpoint is not None:
         load_checkpoint(run.checkpoint, model, optimizer.optimizer, accelerator)
     else:
-        torch.manual_seed(arguments.seed + run.reader)  # dropout of each reader its own, that of a pair the same
+        torch.manual_seed(arguments.seed + run.reader)  # each reader has a dropout of its own
     model.train()
     total_steps = run.total_steps
     if accelerator.is_main_process:

@@ -27,6 +27,7 @@ from benchmarks.decoding import decoding
 from benchmarks.gpu import gpu
 from benchmarks.measure import in_turns, ratio, saved_bytes
 from benchmarks.rivals import FoldedPadded, PlainLoop, UsualConvolution, UsualPort
+from benchmarks.scaling import operations_of_a_step
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2FeatureExtractor, DeepSpeech2ForCTC
 from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
 from modeling_deepspeech2.ctc_loss import ctc_loss
@@ -157,6 +158,9 @@ def whole_model(rounds: int) -> Iterator[Row]:
         "CTC and products",
     )
     yield "CTC loss in float64, share of that step", f"{100 * timings['loss'].median / timings['ours'].median:.1f} %", ""
+    rate = operations_of_a_step(config, mask) / timings["ours"].median
+    share = rate / (2 * 2048**3 / timings["product"].median)
+    yield f"{what}: share of the sgemm rate, convolutions and loss included", f"{100 * share:.0f} %", ""
     for name in ("product", "bf16 product"):
         yield f"this machine's 2048² {name}", f"{2e-9 * 2048**3 / timings[name].median:.0f} GFLOP/s", ""
 

@@ -65,25 +65,40 @@ class Counts:
     def of(cls, config: DeepSpeech2Config, utterances: int, frames: int) -> "Counts":
         """By passing tensors without data through the model."""
         with torch.device("meta"):
-            model = DeepSpeech2ForCTC(config).train()
-            features = torch.empty(utterances, frames, config.num_frequency_bins)
-        with FlopCounterMode(display=False) as counter:
-            logits = model(features, torch.ones(utterances, frames, dtype=torch.long)).logits
-            logits.backward(torch.empty_like(logits))
-        directions = 2 if config.bidirectional else 1
-        width = UNITS[config.rnn_type].gates * config.hidden_size
+            model = DeepSpeech2ForCTC(config)
+        operations = operations_of_a_step(config, torch.ones(utterances, frames, dtype=torch.long))
+        time_steps = 2 * config.num_hidden_layers * -(-frames // config.time_stride)
+        recurrence = utterances * operations_of_a_row(config)
         forward, backward = training_step(config, utterances, frames)
         sent, messages = message_bytes(config)
         return cls(
-            operations=counter.get_total_flops(),
-            recurrence=2 * utterances * directions * width * config.hidden_size,
-            time_steps=2 * config.num_hidden_layers * -(-frames // config.time_stride),
+            operations=operations - time_steps * recurrence,
+            recurrence=recurrence,
+            time_steps=time_steps,
             kernels=forward.kernels.total() + backward.kernels.total(),
             messages=messages,
             message_bytes=sent,
             gradient_bytes=4 * model.num_parameters(),
             seconds=utterances * frames / 100,
         )
+
+
+def operations_of_a_row(config: DeepSpeech2Config) -> int:
+    """Of the recurrence, for one frame in one layer and one pass: the products with U."""
+    directions = 2 if config.bidirectional else 1
+    return 2 * directions * UNITS[config.rnn_type].gates * config.hidden_size**2
+
+
+def operations_of_a_step(config: DeepSpeech2Config, mask: torch.Tensor) -> int:
+    """Multiplications and additions of all products of a training step, forwards and backwards, without the loss."""
+    with torch.device("meta"):
+        model = DeepSpeech2ForCTC(config).train()
+        features = torch.empty(*mask.shape, config.num_frequency_bins)
+    with FlopCounterMode(display=False) as counter:
+        logits = model(features, mask).logits
+        logits.backward(torch.empty_like(logits))
+    rows = int((-(-mask.sum(1) // config.time_stride)).sum())
+    return counter.get_total_flops() + 2 * config.num_hidden_layers * rows * operations_of_a_row(config)
 
 
 def computing(counts: Counts, rates: Rates) -> float:

@@ -49,7 +49,7 @@ class BatchNormRNN(nn.Module):
         self.directions = 2 if bidirectional else 1
         self.batch_norm = batch_norm
         self.activation = Activation(activation_clip)
-        self.group: ProcessGroup | None = None  # two processes that each train one direction
+        self.group: ProcessGroup | None = None  # of which two processes train one direction each
         width = UNITS[rnn_type].gates * hidden_size
         input_directions = 1 if share_input_weights else self.directions
         self.weight_ih = nn.Parameter(torch.empty(input_directions, width, input_size))
@@ -86,15 +86,19 @@ class BatchNormRNN(nn.Module):
             product_dtype = self._product_dtype(inputs.device, dtype)
             with full_precision(inputs.device):
                 own = self._own_directions()
-                states = run_recurrence(
-                    projected.to(dtype),
-                    self.weight_hh[own[0] : own[-1] + 1].to(dtype),
-                    frames,
-                    self.activation,
-                    self.rnn_type,
-                    own,
-                    product_dtype,
-                )
+                if own:
+                    states = run_recurrence(
+                        projected.to(dtype),
+                        self.weight_hh[own[0] : own[-1] + 1].to(dtype),
+                        frames,
+                        self.activation,
+                        self.rnn_type,
+                        own,
+                        product_dtype,
+                    )
+                else:  # takes part in the exchange and, with every parameter, in the backward pass
+                    states = projected.new_zeros(len(rows), self.weight_hh.shape[2], dtype=dtype)
+                    states = states + 0 * (projected.to(dtype).sum() + self.weight_hh.sum())
                 if len(own) < self.directions:
                     (states,) = SumOverRanks.apply(self.group, states)
         return frames.unpack(states.to(weight.dtype))
@@ -106,14 +110,14 @@ class BatchNormRNN(nn.Module):
         return dtype
 
     def _own_directions(self) -> tuple[int, ...]:
-        """Both directions, unless the two processes of a group divide them in training."""
+        """All directions, unless the processes of a group divide them in training; then one, or none."""
         if self.group is None or not self.training:
             return tuple(range(self.directions))
-        return (self.group.rank(),)
+        return tuple(range(self.directions))[self.group.rank() : self.group.rank() + 1]
 
     def _has_stock_kernel(self, rows: Tensor) -> bool:
         """Whether this layer runs on cuDNN."""
-        own = len(self._own_directions())
+        own = max(1, len(self._own_directions()))
         may_fold = own == self.directions and self.batch_norm != "step"
         way, *_ = choose(rows.device, torch.float32, self.activation.clip, self.weight_hh.shape[2], own, may_fold)
         return way == "stock"

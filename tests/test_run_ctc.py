@@ -420,7 +420,7 @@ def test_two_processes_that_share_the_model_out_train_like_one(dataset, tmp_path
     changes = {"num_train_epochs": 6, "max_steps": 20, "num_hidden_layers": 2, "learning_rate": 1e-3, "logging_steps": 1}
     changes |= {"rnn_type": rnn_type, "share_input_weights": share, "ctc_loss_reduction": reduction, "max_grad_norm": 0.5}
     run(*tiny(dataset, tmp_path / "one", **changes))
-    run_on_two(*tiny(dataset, tmp_path / "two", model_parallel="true", **changes))
+    run_on_two(*tiny(dataset, tmp_path / "two", tensor_parallel_size=2, **changes))
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 20
     assert np.allclose(one, two, rtol=1e-5)

@@ -155,9 +155,12 @@ class RunArguments:
         default=0.0,
         metadata={"help": "Instead of per_device_train_batch_size, seconds in a batch, padding to the longest included."},
     )
-    model_parallel: bool = field(
-        default=False,
-        metadata={"help": "Processes in pairs that share out each layer's two directions and the output symbols."},
+    tensor_parallel_size: AtLeast1 = field(
+        default=1,
+        metadata={
+            "help": "Processes that share the layers of one model: the two directions, and the output symbols; 1: each has "
+            "a whole model."
+        },
     )
     gradient_accumulation_steps: AtLeast1 = field(
         default=1,

@@ -48,6 +48,11 @@ def start_accelerator(arguments: RunArguments) -> Accelerator:
                 "use --mixed_precision=no."
             )
         set_threads(arguments.dataloader_num_workers)
+        if waits_beside_others():
+            accelerator.print(
+                "Other programs keep the cores busy: with OMP_WAIT_POLICY=PASSIVE in the environment, the threads of this "
+                "one leave a core to others while they wait for each other."
+            )
     torch.set_float32_matmul_precision(arguments.float32_precision)
     return accelerator
 
@@ -77,6 +82,18 @@ def set_threads(num_workers: int) -> None:
     if threads > 1 or (threads == 1 and "ACCELERATE_MIXED_PRECISION" not in os.environ):
         return
     torch.set_num_threads(max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - num_workers))
+
+
+def waits_beside_others() -> bool:
+    """Whether threads of this process wait for each other by keeping cores busy that other programs use as well.
+
+    That is how GNU OpenMP waits by itself: several times as long as one thread would take.
+    """
+    is_chosen = os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    if is_chosen or not hasattr(os, "getloadavg"):
+        return False
+    threads = torch.get_num_threads()
+    return threads > 1 and os.getloadavg()[0] + threads > available_cores() + 1  # 1: this process, until now
 
 
 def threads_asked_for() -> int:

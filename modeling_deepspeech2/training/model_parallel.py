@@ -1,39 +1,38 @@
-"""Model parallelism: two processes share the layers of one model, and many such pairs share the data.
+"""Model parallelism: some processes share the layers of one model, and many such groups share the data.
 
-In every recurrent layer, each process of a pair computes one direction, and the states are added up as in the paper. In the
-output layer, each computes half of the symbols. Both compute everything else. Both hold all parameters, so that saving,
-loading and evaluation need no special treatment. Neither do the gradients: the objective is the sum of all processes'
-losses, every exchange is differentiated as a sum over processes, and data parallelism adds up the gradients of all
-processes.
+In every recurrent layer, each of the first two processes of a group computes one direction, and the states are added up as
+in the paper. In the output layer, each computes its share of the symbols. All compute everything else: W·x, for example,
+takes less time than its exchange would. All hold all parameters, so that saving, loading and evaluation need no special
+treatment. Neither do the gradients: the objective is the sum of all processes' losses, every exchange is differentiated as a
+sum over processes, and data parallelism adds up the gradients of all processes.
 """
 
-import torch.distributed as dist
+import torch
+from accelerate import ParallelismConfig
 
 from ..batch_norm_rnn import BatchNormRNN
 from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 
 
-PAIR = 2
-
-
-def split_model(model: DeepSpeech2ForCTC, rank: int, world_size: int) -> None:
-    """Shares the model out to each two neighbouring processes; all must call it.
+def split_model(model: DeepSpeech2ForCTC, size: int, world_size: int, device: torch.device) -> None:
+    """Shares the model out to each `size` neighbouring processes; all must call it.
 
     Raises:
-        UserError: the processes are no pairs, or the layers have not two directions that can be told apart.
+        UserError: the processes cannot be grouped, or the layers have not two directions that can be told apart.
     """
     config = model.config
-    if world_size % PAIR:
-        raise UserError(f"model_parallel needs processes in pairs, but there are {world_size}.")
+    if world_size % size:
+        raise UserError(
+            f"tensor_parallel_size: found {size}, but the number of processes, {world_size}, must be a multiple of it."
+        )
     if not config.bidirectional or config.batch_norm == "step":
         raise UserError(
-            "model_parallel shares out the two directions of layers with bidirectional: true and sequence-wise norm."
+            "tensor_parallel_size shares out the two directions of layers with bidirectional: true and sequence-wise norm."
         )
-    for first in range(0, world_size, PAIR):
-        group = dist.new_group(list(range(first, first + PAIR)))
-        if first <= rank < first + PAIR:
-            model.group = group
-            for module in model.modules():
-                if isinstance(module, BatchNormRNN):
-                    module.group = group
+    # Not handed to Accelerate, which leaves data parallelism out where a model is shared out.
+    mesh = ParallelismConfig(dp_shard_size=world_size // size, tp_size=size).build_device_mesh(device.type)
+    model.group = mesh["tp"].get_group()
+    for module in model.modules():
+        if isinstance(module, BatchNormRNN):
+            module.group = model.group

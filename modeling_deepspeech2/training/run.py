@@ -15,7 +15,6 @@ from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from .arguments import Settings
 from .interruption import Interruption
-from .model_parallel import PAIR
 from .progress import Omissions, Progress
 
 
@@ -62,13 +61,13 @@ class Run:
 
     @property
     def readers(self) -> int:
-        """Processes that read different batches: a pair that shares a model reads the same ones."""
-        return self.accelerator.num_processes // copies(self.settings)
+        """Processes that read different batches: those that share a model read the same ones."""
+        return self.accelerator.num_processes // self.settings.run.tensor_parallel_size
 
     @property
     def reader(self) -> int:
         """Which of them this process is."""
-        return self.accelerator.process_index // copies(self.settings)
+        return self.accelerator.process_index // self.settings.run.tensor_parallel_size
 
     @property
     def total_steps(self) -> int:
@@ -98,8 +97,3 @@ class Run:
         if self.is_over or arguments.eval_steps:
             return self.is_over or progress.step % arguments.eval_steps == 0
         return progress.epoch_step == 0 and progress.epoch % arguments.eval_epochs == 0
-
-
-def copies(settings: Settings) -> int:
-    """Processes that share one model, and therefore read the same batches."""
-    return PAIR if settings.run.model_parallel else 1

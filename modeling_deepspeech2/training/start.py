@@ -30,7 +30,7 @@ from .model_parallel import split_model
 from .output_folder import check_shared, claim, new_folder, on_main_process
 from .progress import Progress
 from .publishing import open_repository
-from .run import Run, copies
+from .run import Run
 from .run_record import make_record, now, read_record, write_record
 from .tracking import check_tracker
 
@@ -67,8 +67,8 @@ def prepare(settings: Settings, accelerator: Accelerator, interruption: Interrup
     if settings.run.push_to_hub:
         private = settings.run.hub_private_repo or None
         on_main_process(accelerator, lambda: open_repository(str(settings.run.hub_model_id), private))
-    if settings.run.model_parallel:
-        split_model(model, accelerator.process_index, accelerator.num_processes)
+    if settings.run.tensor_parallel_size > 1:
+        split_model(model, settings.run.tensor_parallel_size, accelerator.num_processes, accelerator.device)
     augmentation = make_augmentation(settings.run, accelerator)
     batching, progress = make_batching(settings, train_data, saved.get("progress"), checkpoint, accelerator)
     record = make_record(settings, model.config, parts, accelerator)
@@ -364,7 +364,7 @@ def make_batching(
     """
     progress = Progress.from_state(saved) if saved else Progress()
     # A step stays the same even if the run is resumed with another number of processes.
-    parts = accelerator.num_processes // copies(settings) * settings.run.gradient_accumulation_steps
+    parts = accelerator.num_processes // settings.run.tensor_parallel_size * settings.run.gradient_accumulation_steps
     parts = progress.parts if saved else parts
     batching = Batching.from_arguments(settings.run, parts)
     plan = batching.fingerprint(train_data.index)

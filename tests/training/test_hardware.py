@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_deepspeech2.data.processes import available_cores
-from modeling_deepspeech2.training.hardware import set_threads
+from modeling_deepspeech2.training.hardware import set_threads, waits_beside_others
 
 
 FAULTS = """
@@ -63,3 +63,19 @@ def test_threads_are_those_that_were_asked_for_or_a_share_of_the_cores(environme
         assert torch.get_num_threads() == (available_cores() if expected == "all" else expected)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "load, threads, policy, expected",
+    [(0.9, 2, None, False), (3.5, 2, None, True), (3.5, 1, None, False), (3.5, 2, "PASSIVE", False)],
+)
+def test_threads_that_spin_beside_other_programs_are_named(load, threads, policy, expected, monkeypatch):
+    """On two cores; a training that starts there alone hears nothing, nor does one that has chosen how to wait."""
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr("modeling_deepspeech2.training.hardware.available_cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    assert waits_beside_others() == expected
