@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoTokenizer
 
+from benchmarks import scaling
 from benchmarks.decoding import exactness
 from benchmarks.gpu import gpu
 from benchmarks.measure import saved_bytes
@@ -114,3 +115,13 @@ def test_results_are_those_of_the_evaluation(tmp_path):
     best_path, beam = (line for line in lines if line.startswith("| test |"))
     assert f"| best path | {expected.wer:.1%} | {expected.cer:.1%} |" in best_path
     assert "| beam search |" in beam
+
+
+def test_a_step_is_counted_in_proportion():
+    """Twice the utterances are twice the operations; a process alone waits for nobody, and messages take longer for more."""
+    config = DeepSpeech2Config(conv_channels=[4, 4], num_hidden_layers=2, hidden_size=16, hidden_act="tanh")
+    one, two = (scaling.operations_of_a_step(config, torch.ones(count, 40, dtype=torch.long)) for count in (2, 4))
+    assert two == 2 * one > 0
+    counts = scaling.Counts.of(config, 2, 40)
+    waits = [scaling.exchanging(counts, scaling.GPU, processes) for processes in (1, 2, 8)]
+    assert waits[0] == 0 < waits[1] < waits[2]
