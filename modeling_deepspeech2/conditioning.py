@@ -29,6 +29,7 @@ SPEECH_RANGE = 15.0  # dB between the loudest and the quietest frame, if there i
 MEASURED_FRAMES = 50  # from the beginning of quiet speech on, to find its level
 WAITING_FRAMES = 100  # without speech that are held back at most
 BLANK_LOGIT = 10.0
+MOST_BLANKS = 1_000  # frames in one piece
 _EMPTY = np.zeros(0, np.float32)
 
 
@@ -187,11 +188,15 @@ def with_silence(
 ) -> Iterator[Any]:
     """Logits in pieces, shape (frames, vocab_size), with blank frames for the silence that was taken off before them."""
     for piece in logits:
-        if frames := conditioner.frames(samples_per_frame):
-            yield blank_logits(frames, vocab_size, blank)
+        yield from blank_pieces(conditioner.frames(samples_per_frame), vocab_size, blank)
         yield piece
-    if frames := conditioner.frames(samples_per_frame):
-        yield blank_logits(frames, vocab_size, blank)
+    yield from blank_pieces(conditioner.frames(samples_per_frame), vocab_size, blank)
+
+
+def blank_pieces(frames: int, vocab_size: int, blank: int) -> Iterator[np.ndarray]:
+    """`blank_logits` in pieces, for a stream may be silent for hours."""
+    for start in range(0, frames, MOST_BLANKS):
+        yield blank_logits(min(MOST_BLANKS, frames - start), vocab_size, blank)
 
 
 def blank_logits(frames: int, vocab_size: int, blank: int) -> np.ndarray:

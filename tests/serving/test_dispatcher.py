@@ -14,6 +14,7 @@ from modeling_deepspeech2.serving.dispatcher import Dispatcher, LiveStream, TooM
 from modeling_deepspeech2.serving.engine import StateTable, TorchEngine
 from modeling_deepspeech2.serving.onnx_engine import OnnxEngine
 from modeling_deepspeech2.transcription.recordings import transcribe
+from modeling_deepspeech2.utterances import UtteranceDecoder
 
 
 def offline(model, processor, waveform, decoder=None, **settings):
@@ -211,6 +212,32 @@ def test_memory_of_a_long_stream_is_flat(live_model, start, clips):
             time.sleep(0.01)
         sizes.append(psutil.Process().memory_info().rss)
     assert sizes[-1] <= 1.02 * sizes[0]
+
+
+def test_an_hour_of_silence_costs_no_memory(live_model, start, clips):
+    """A muted microphone, then a word: blanks for the hour come in small pieces, and the times count from the beginning."""
+    model, processor, _ = live_model
+    dispatcher = start(model, processor)
+    (expected,) = transcribe(model, processor, clips[1].waveform)
+    stream, ended, longest, feed = dispatcher.open(), [], 0, UtteranceDecoder.feed
+    minute = np.zeros(60 * 16_000, np.float32)
+    for _ in range(60):
+        stream.put(minute)
+
+    def watched_feed(logits: np.ndarray) -> list:
+        nonlocal longest
+        longest = max(longest, len(logits))
+        return feed(stream.utterances, logits)
+
+    stream.utterances.feed = watched_feed
+    stream.put(clips[1].waveform)
+    stream.finish()
+    while not (update := stream.take()).is_over:
+        ended += update.ended
+        time.sleep(0.002)
+    (utterance,) = ended + update.ended
+    assert utterance.text == expected.text and longest <= 1_000
+    assert utterance.words[0].start - expected.words[0].start == pytest.approx(3_600, abs=0.1)
 
 
 def test_places_are_limited_and_given_back(make_tiny_model, processor, start):
