@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ..configuration_deepspeech2 import DeepSpeech2Config
 from ..decoding_deepspeech2 import CTCBeamSearchDecoder, has_decoder
 from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
@@ -19,6 +20,7 @@ def load(settings: argparse.Namespace) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Pr
     """
     device = find_device(getattr(settings, "device", None))
     try:
+        _check_type(settings.model)
         model = DeepSpeech2ForCTC.from_pretrained(settings.model).eval()
         processor = DeepSpeech2Processor.from_pretrained(settings.model)
     except (OSError, ValueError) as error:
@@ -27,6 +29,16 @@ def load(settings: argparse.Namespace) -> tuple[DeepSpeech2ForCTC, DeepSpeech2Pr
         raise UserError(f"--model: found no Deep Speech 2 model in {settings.model} ({reason})") from error
     dtype = getattr(torch, getattr(settings, "dtype", "float32"))
     return model.fold_batch_norm().to(device, dtype), processor
+
+
+def _check_type(name: str) -> None:
+    """Raises ValueError for the configuration of another kind of model; transformers would try to read it."""
+    content, _ = DeepSpeech2Config.get_config_dict(name)
+    found, expected = content.get("model_type"), DeepSpeech2Config.model_type
+    if expected in content:
+        raise ValueError("it was exported: `deepspeech2 transcribe` and `live` read it with --engine onnx")
+    if found not in (None, expected):
+        raise ValueError(f"model_type: found {found!r}, expected {expected!r}")
 
 
 def find_device(name: str | None) -> torch.device:

@@ -61,8 +61,11 @@ def export(
     symbols = symbols_of(processor.tokenizer)
     if live:
         check_live(model, processor.feature_extractor)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise UserError(f"OUTPUT: {output} cannot be made a folder ({error.strerror}).") from error
     try:
         unfinished.chmod(0o777 & ~_umask())
         states = _write_graphs(model.fold_batch_norm(), processor.feature_extractor, unfinished, live)

@@ -1,5 +1,6 @@
 """`deepspeech2 export`, as people type it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -16,6 +17,10 @@ REPOSITORY = Path(__file__).parents[2]
 
 pytest.importorskip("onnx", reason='needs the packages of the export: pip install -e ".[onnx]"')
 pytest.importorskip("onnxruntime", reason='needs the packages of the export: pip install -e ".[onnxruntime]"')
+
+
+# What stands in config.json of folders that hold no model to export.
+OTHER_CONFIGURATIONS = {"bert": {"model_type": "bert"}, "exported": {"model_type": "wav2vec2", "deepspeech2": {}}}
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +75,30 @@ def test_the_folder_goes_to_a_repository_of_its_own(tmp_path, tiny_model_folder,
     ("model", "options", "reason"),
     [
         ("/no/such/folder", [], "--model: found no Deep Speech 2 model in /no/such/folder"),
+        ("empty", [], "--model: found no Deep Speech 2 model in .*other"),
+        ("bert", [], "model_type: found 'bert', expected 'deepspeech2'"),
+        ("exported", [], "it was exported: .* --engine onnx"),
         ("bidirectional", ["--live"], "bidirectional model"),
         ("bidirectional", ["--split", "test"], "--split: found splits without --dataset"),
         ("bidirectional", ["--dataset", "nowhere/at/all/x", "--split", "test"], "nowhere/at/all/x"),
         ("taken", [], "OUTPUT: .* is there already"),
+        ("file", [], "OUTPUT: .* cannot be made a folder"),
     ],
 )
 def test_mistakes_are_one_sentence_and_nothing_is_written(capsys, tmp_path, tiny_model_folder, model, options, reason):
-    output = tmp_path / "out"
+    output, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    if model in OTHER_CONFIGURATIONS:
+        (other / "config.json").write_text(json.dumps(OTHER_CONFIGURATIONS[model]))
     if model == "taken":
         output.mkdir()
         (output / "mine.txt").write_text("mine")
+    if model == "file":
+        output.write_text("mine")
+        output = output / "under"
+    folders = dict.fromkeys(("empty", *OTHER_CONFIGURATIONS), other) | {"/no/such/folder": model}
     before = sorted(tmp_path.rglob("*"))
-    assert main(["export", model if "/" in model else str(tiny_model_folder), str(output), *options]) == 2
+    assert main(["export", str(folders.get(model, tiny_model_folder)), str(output), *options]) == 2
     error = capsys.readouterr().err
     assert re.search(reason, error) and len(error.strip().splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
