@@ -10,6 +10,7 @@ import argparse
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from packaging.requirements import Requirement
 
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+NOT_IN_THE_WHEEL = [".*", "__pycache__", "*.egg-info", "build", "checkpoints", "demo", "docs", "runs", "tests", "web"]
 IMPORT = "import modeling_deepspeech2"
 
 
@@ -36,7 +38,9 @@ def settings(clone: Path) -> dict:
 def wheel_size(clone: Path) -> int:
     """Bytes of the wheel."""
     with tempfile.TemporaryDirectory() as folder:
-        build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, str(clone)]
+        copy = Path(folder) / "clone"  # without what an earlier build has left behind, which would be in the wheel, too
+        shutil.copytree(clone, copy, ignore=shutil.ignore_patterns(*NOT_IN_THE_WHEEL))
+        build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, str(copy)]
         subprocess.run([sys.executable, "-m", "pip", *build], check=True)
         return next(Path(folder).glob("*.whl")).stat().st_size
 
