@@ -17,7 +17,12 @@ LENGTHS = [33, 18, 25, 40, 12, 29, 36, 21]
 
 
 def gradients_of_a_step(
-    rank: int, world_size: int, uneven: bool, stock_kernel: bool = False, sharded: bool = False
+    rank: int,
+    world_size: int,
+    uneven: bool,
+    stock_kernel: bool = False,
+    sharded: bool = False,
+    checkpointed: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Loss averaged over all utterances, its gradients, and the running averages, as `run_ctc.py` makes them."""
     torch.manual_seed(0)
@@ -40,7 +45,11 @@ def gradients_of_a_step(
     lengths = torch.tensor([LENGTHS[i] for i in own], dtype=torch.long)
     frames = max([1, *lengths.tolist()])
     mask = (torch.arange(frames) < lengths[:, None]).long()
-    trained = DistributedDataParallel(model) if world_size > 1 and not sharded else model
+    if checkpointed:
+        model.gradient_checkpointing_enable()
+    trained: torch.nn.Module = model
+    if world_size > 1 and not sharded:  # many buckets: gradients are exchanged between the messages of the statistics
+        trained = DistributedDataParallel(model, broadcast_buffers=False, bucket_cap_mb=0.0005)
     if sharded:
         for layer in model.deepspeech2.layers:
             fully_shard(layer)
@@ -52,26 +61,26 @@ def gradients_of_a_step(
 
 
 @pytest.mark.parametrize(
-    "world_size, uneven, stock_kernel, sharded",
+    "world_size, uneven, stock_kernel, sharded, checkpointed",
     [
-        (2, False, False, False),
-        (2, True, False, False),
-        (3, False, False, False),
-        (3, True, False, False),
-        (2, False, True, False),
-        (3, True, True, False),
-        (2, False, False, True),
-        (3, True, False, True),
+        (2, False, False, False, False),
+        (2, True, False, False, False),
+        (3, False, False, False, False),
+        (3, True, False, False, False),
+        (2, False, True, False, False),
+        (3, True, True, False, True),
+        (2, False, False, True, False),
+        (3, True, False, True, False),
     ],
 )
-def test_processes_together_equal_one(monkeypatch, world_size, uneven, stock_kernel, sharded, tmp_path):
-    """Data parallel, and with the parameters sharded as well (FSDP)."""
+def test_processes_together_equal_one(monkeypatch, world_size, uneven, stock_kernel, sharded, checkpointed, tmp_path):
+    """Data parallel, with the parameters sharded as well (FSDP), and with layers that are computed again on the way back."""
     monkeypatch.setattr(BatchNormRNN, "_has_stock_kernel", None)  # what the step changes, it changes for itself alone
     file = tmp_path / "gradients.pt"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
     subprocess.run(
-        [*command, __file__, str(file), *(str(int(flag)) for flag in (uneven, stock_kernel, sharded))],
+        [*command, __file__, str(file), *(str(int(flag)) for flag in (uneven, stock_kernel, sharded, checkpointed))],
         check=True,
         env=environment,
         timeout=300,
