@@ -34,7 +34,7 @@ from modeling_deepspeech2.training.arguments import Settings, command_line, pars
 from modeling_deepspeech2.training.checkpoints import load_checkpoint, save_best, save_checkpoint
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
 from modeling_deepspeech2.training.finish import best_model, push, write_model, write_results
-from modeling_deepspeech2.training.hardware import is_lost_process, leave_on_cpu, start_accelerator
+from modeling_deepspeech2.training.hardware import is_lost_process, spare_exchanges, start_accelerator
 from modeling_deepspeech2.training.interruption import Interrupted, Interruption
 from modeling_deepspeech2.training.optimization import learning_rate, make_optimizer
 from modeling_deepspeech2.training.output_folder import MARKER, on_main_process
@@ -82,7 +82,7 @@ def train(run: Run) -> None:
     arguments, progress, accelerator = run.settings.run, run.progress, run.accelerator
     optimizer = make_optimizer(run.model, arguments)
     model, optimizer = accelerator.prepare(run.model, optimizer)
-    leave_on_cpu(model)
+    spare_exchanges(model)
     start_tracking(accelerator, run.record["settings"])
     if run.checkpoint is not None:
         load_checkpoint(run.checkpoint, model, optimizer.optimizer, accelerator)

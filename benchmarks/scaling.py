@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from benchmarks.gpu_counts import message_bytes, training_step
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
 from modeling_deepspeech2.recurrent_units import UNITS
-from modeling_deepspeech2.training.hardware import keep_freed_memory
+from modeling_deepspeech2.training.hardware import keep_freed_memory, spare_exchanges
 
 
 UTTERANCES, FRAMES, LETTERS = 16, 400, 56  # 4 s each
@@ -147,7 +147,8 @@ def median_seconds(run: Callable[[], object], times: int) -> float:
 def train(utterances: int) -> float:
     """Seconds of a training step of this process."""
     torch.manual_seed(0)
-    model = DistributedDataParallel(DeepSpeech2ForCTC(DeepSpeech2Config(**settings())), broadcast_buffers=False)
+    model = DistributedDataParallel(DeepSpeech2ForCTC(DeepSpeech2Config(**settings())))
+    spare_exchanges(model)
     features, labels = torch.randn(utterances, FRAMES, 161), torch.randint(1, 29, (utterances, LETTERS))
     mask = torch.ones(utterances, FRAMES, dtype=torch.long)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -32,11 +32,7 @@ def start_accelerator(arguments: RunArguments) -> Accelerator:
         mixed_precision=arguments.mixed_precision,
         log_with=None if arguments.report_to == "none" else arguments.report_to,
         project_dir=arguments.output_dir,
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT),
-            # The buffers are running averages of the same global statistics in every process.
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
     )
     keep_float32_when_sharded(accelerator)
     set_seed(arguments.seed)
@@ -67,10 +63,15 @@ def keep_float32_when_sharded(accelerator: Accelerator) -> None:
         plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
 
-def leave_on_cpu(model: torch.nn.Module) -> None:
-    """Lengths and labels stay on the CPU, where the model reads them; DDP would send them to the GPU, and it would wait."""
+def spare_exchanges(model: torch.nn.Module) -> None:
+    """Switches off what DDP would move in every step for nothing.
+
+    Lengths and labels stay on the CPU, where the model reads them: it would wait for them to come back from the GPU. The
+    buffers are not exchanged: they are running averages of the same global statistics in every process.
+    """
     if isinstance(model, DistributedDataParallel):
         model.device_ids = None
+        model.broadcast_buffers = False  # as an argument, torch 2.13 warns of it
 
 
 def set_threads(num_workers: int) -> None:

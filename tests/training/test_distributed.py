@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
 from modeling_deepspeech2.batch_norm_rnn import BatchNormRNN
+from modeling_deepspeech2.training.hardware import spare_exchanges
 
 
 LENGTHS = [33, 18, 25, 40, 12, 29, 36, 21]
@@ -49,7 +50,8 @@ def gradients_of_a_step(
         model.gradient_checkpointing_enable()
     trained: torch.nn.Module = model
     if world_size > 1 and not sharded:  # many buckets: gradients are exchanged between the messages of the statistics
-        trained = DistributedDataParallel(model, broadcast_buffers=False, bucket_cap_mb=0.0005)
+        trained = DistributedDataParallel(model, bucket_cap_mb=0.0005)
+        spare_exchanges(trained)
     if sharded:
         for layer in model.deepspeech2.layers:
             fully_shard(layer)
