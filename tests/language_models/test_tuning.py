@@ -1,7 +1,10 @@
 """Tuning finds the best pair of what it tried, says what it tried it on, and leaves a decoder that is used."""
 
 import json
+import os
 import shutil
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2Config, DeepSp
 from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.cli.main import main
 from modeling_deepspeech2.data.sources import SpeechData
+from modeling_deepspeech2.errors import UserError
+from modeling_deepspeech2.language_models import tuning
 from modeling_deepspeech2.language_models.estimation import build
 from modeling_deepspeech2.language_models.tuning import finer, first_round, tune
 from modeling_deepspeech2.recognition import Recognition
@@ -110,3 +115,19 @@ def test_bad_arguments(tiny_model_folder, language_model_file, changes, message,
     }
     assert main(["tune", *(part for pair in (arguments | changes).items() for part in pair)]) == 2
     assert message in capsys.readouterr().err
+
+
+def killed(task: tuple) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does when the memory is full
+    return ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers do not inherit the test")
+def test_a_killed_worker_is_one_sentence(processor, make_tiny_model, monkeypatch):
+    """It was a hang for ever."""
+    monkeypatch.setattr(tuning, "_transcribe", killed)
+    decoder = CTCBeamSearchDecoder(processor.tokenizer, beam_width=2)
+    recognition = Recognition(processor.tokenizer, make_tiny_model().config, decoder)
+    logits = [np.zeros((5, len(processor.tokenizer)), np.float32)] * 8
+    with pytest.raises(UserError, match="One of the processes that tune was killed.*use fewer"):
+        tuning.tune(recognition, logits, ["a"] * 8, num_processes=2)
