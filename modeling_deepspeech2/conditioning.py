@@ -19,14 +19,15 @@ logger = logging.getLogger(__name__)
 FRAMES_PER_SECOND = 100
 NOTHING = 1e-5  # amplitude below that of 16-bit samples: digital zero
 STEADY_FRAMES = 30  # that must be equally loud to be silence
-STEADY_DB = 3.0  # above their mean is no longer silence
+STEADY_DB = 3.0  # above or below their mean is something else
 LOUDEST_SILENCE = -40.0  # dBFS
 SILENT_LEVEL = -120.0  # dBFS of digital zero
 USUAL_LEVEL = -32.0  # dBFS of the loudest frame, from which on nothing is amplified
 TARGET_LEVEL = -18.0  # dBFS of the loudest frame after amplification
 HEADROOM = 8.0  # dB above that, before the gain is lowered
 SPEECH_RANGE = 15.0  # dB between the loudest and the quietest frame, if there is speech
-MEASURED_FRAMES = 50  # from the beginning of quiet speech on, to find its level
+MEASURED_FRAMES = 100  # of a live stream from the beginning of quiet speech on, to find its level
+MEASURED_FRAMES_OF_FILES = 1_000  # and of a recording that is read as a whole
 WAITING_FRAMES = 100  # without speech that are held back at most
 BLANK_LOGIT = 10.0
 MOST_BLANKS = 1_000  # frames in one piece
@@ -43,10 +44,13 @@ class Conditioner:
 
     Args:
         rate: of the samples, in hertz.
+        is_whole: for a model that reads recordings as a whole and no streams: their level may take longer to find.
     """
 
-    def __init__(self, rate: int):
-        self.size = max(1, rate // FRAMES_PER_SECOND)  # samples in a frame
+    def __init__(self, rate: int, is_whole: bool = False):
+        self.rate, self.size = rate, max(1, rate // FRAMES_PER_SECOND)  # samples in a frame
+        self.loudest_silence = LOUDEST_SILENCE
+        self.measured = MEASURED_FRAMES_OF_FILES if is_whole else MEASURED_FRAMES
         self.skipped = 0  # samples taken off the beginning
         self.gain: float | None = None  # dB; None: not known yet
         self._frames = 0  # output frames of skipped silence that were asked for
@@ -96,13 +100,13 @@ class Conditioner:
             return self._find_steady_level(levels, last)
         louder = levels > self._steady_level + STEADY_DB
         louder[:-1] &= louder[1:]  # two in a row, so that a click is no speech
-        changes = np.flatnonzero((louder | (levels < self._steady_level - 2 * STEADY_DB))[:-1])
+        changes = np.flatnonzero((louder | (levels < self._steady_level - STEADY_DB))[:-1])
         if not len(changes):
             self._skip(len(self._held) if last else max(0, len(levels) - 2) * self.size)
             return False
         first = int(changes[0])
         self._stage, self._steady_level = ("sound", None) if louder[first] else ("zero", None)
-        self._skip((first - 1 if self._stage == "sound" and first else first) * self.size)
+        self._skip(first * self.size)
         return True
 
     def _find_steady_level(self, levels: np.ndarray, last: bool) -> bool:
@@ -110,18 +114,18 @@ class Conditioner:
         if len(steady) < STEADY_FRAMES and not last:
             return False
         level = float(10 * np.log10(np.mean(10 ** (steady / 10)))) if len(steady) else 0.0
-        if len(steady) < STEADY_FRAMES or level > LOUDEST_SILENCE or np.abs(steady - level).max() > STEADY_DB:
+        if len(steady) < STEADY_FRAMES or level > self.loudest_silence or np.abs(steady - level).max() > STEADY_DB:
             self._stage = "sound"
         else:
             self._steady_level, self._floor = level, min(self._floor, level)
         return True
 
     def _find_gain(self, last: bool) -> np.ndarray:
-        """Waits until half a second of speech has come, or something of the usual level."""
+        """Waits until enough speech has come, or something of the usual level."""
         levels = self._levels(self._held)
         floors = np.minimum.accumulate(np.minimum(levels, self._floor)) if len(levels) else levels
         speech = np.flatnonzero(levels > floors + SPEECH_RANGE)
-        end = int(speech[0]) + MEASURED_FRAMES if len(speech) else len(levels) + 1
+        end = int(speech[0]) + self.measured if len(speech) else len(levels) + 1
         if (levels[:end] > USUAL_LEVEL).any() or (last and not len(speech)):
             self.gain = 0.0
             return self._release(len(self._held))
@@ -129,9 +133,9 @@ class Conditioner:
             level = float(levels[speech[0] : end].max())
             self.gain = TARGET_LEVEL - level
             logger.info(f"Quiet speech of {level:.0f} dBFS is amplified by {self.gain:.0f} dB.")
-            before = self._release(max(0, min(end, len(levels)) - WAITING_FRAMES) * self.size)
+            before = self._release(max(0, int(speech[0]) - WAITING_FRAMES) * self.size)
             return np.concatenate([before, self._amplify(last)])
-        waiting = max(0, len(levels) - WAITING_FRAMES)
+        waiting = 0 if len(speech) else max(0, len(levels) - WAITING_FRAMES)
         self._floor = min(self._floor, float(levels[:waiting].min(initial=np.inf)))
         return self._release(waiting * self.size)
 
@@ -158,20 +162,21 @@ def condition(waveform: np.ndarray, rate: int, is_whole: bool = False) -> tuple[
     Args:
         waveform: shape (samples,), float32.
         rate: in hertz.
-        is_whole: take steady silence off the end, too, which a live stream cannot know to be the end.
+        is_whole: the model reads a recording as a whole. Then steady silence is taken off the end, too.
     """
-    conditioner = Conditioner(rate)
+    conditioner = Conditioner(rate, is_whole)
     samples = conditioner(waveform, last=True)
-    after = steady_samples(samples[::-1], rate) if is_whole and len(samples) else 0
+    after = steady_samples(samples, conditioner) if is_whole and len(samples) else 0
     return samples[: len(samples) - after], conditioner.skipped, after
 
 
-def steady_samples(waveform: np.ndarray, rate: int) -> int:
-    """How many samples of steady silence stand at the beginning."""
-    conditioner = Conditioner(rate)
-    conditioner.gain = 0.0
-    conditioner(waveform, last=True)
-    return conditioner.skipped
+def steady_samples(samples: np.ndarray, conditioner: Conditioner) -> int:
+    """How many samples of steady silence stand at the end of what a conditioner has passed on."""
+    backwards = Conditioner(conditioner.rate)
+    backwards.loudest_silence += conditioner.gain or 0.0  # which was amplified as well
+    backwards.gain = 0.0
+    backwards(samples[::-1], last=True)
+    return backwards.skipped
 
 
 def conditioned(pieces: Iterable[np.ndarray], conditioner: Conditioner) -> Iterator[np.ndarray]:

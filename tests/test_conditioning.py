@@ -59,6 +59,13 @@ def test_quiet_speech_is_brought_to_the_usual_level(clips, decibels):
         assert np.corrcoef(samples, clip.waveform[before:])[0, 1] > 0.95
 
 
+def test_a_recording_that_begins_softly_is_not_amplified(clips):
+    """Seconds of soft speech, then the usual level: a file is judged by both, and passes bit for bit."""
+    waveform = np.concatenate([clips[0].waveform * np.float32(0.02), clips[1].waveform])
+    samples, before, _ = condition(waveform, RATE, is_whole=True)
+    assert np.array_equal(samples, waveform[before:])
+
+
 def test_a_loud_voice_after_a_quiet_one_is_not_amplified(clips):
     loud = 0.5 * clips[1].waveform / np.abs(clips[1].waveform).max()
     samples, _, _ = condition(np.concatenate([clips[0].waveform * np.float32(0.003), loud]), RATE)
@@ -76,17 +83,20 @@ def test_silence_alone_is_not_amplified(kind):
     st.lists(st.integers(1, 9_000), min_size=1, max_size=40),
     st.sampled_from([0.0, -25.0, -40.0]),
     st.sampled_from([None, *KINDS]),
+    st.booleans(),
 )
-def test_pieces_of_any_size_give_the_same_samples(clips, sizes, decibels, kind):
+def test_pieces_of_any_size_give_the_same_samples(clips, sizes, decibels, kind, is_whole):
     """Live streams and files are conditioned alike."""
     waveform = np.concatenate([silence(kind or "digital zero", 0.4 * (kind is not None)), clips[3].waveform[:40_000]])
     waveform *= np.float32(10 ** (decibels / 20))
-    conditioner, found, place = Conditioner(RATE), [], 0
+    conditioner, found, place = Conditioner(RATE, is_whole), [], 0
     for size in sizes:
         found.append(conditioner(waveform[place : place + size]))
         place += size
     found += [conditioner(waveform[place:]), conditioner(last=True)]
-    expected, before, _ = condition(waveform, RATE)
+    whole = Conditioner(RATE, is_whole)
+    expected = whole(waveform, last=True)
+    before = whole.skipped
     assert np.array_equal(np.concatenate(found), expected) and conditioner.skipped == before
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ..conditioning import steady_samples
+from ..conditioning import Conditioner, steady_samples
 
 
 BLOCK_SECONDS = 20.0  # of a state that is carried
@@ -29,10 +29,10 @@ def overlapping(pieces: Iterable[np.ndarray], size: int, context: int) -> Iterat
         yield held, slice(before, None)
 
 
-def trimmed(chunks: Iterable[tuple[np.ndarray, slice]], rate: int) -> Iterator[tuple[np.ndarray, slice]]:
+def trimmed(chunks: Iterable[tuple[np.ndarray, slice]], conditioner: Conditioner) -> Iterator[tuple[np.ndarray, slice]]:
     """The same chunks, the last one without the steady silence at its end, which no model has to read."""
     for chunk, counts in chunks:
         if counts.stop is None:
-            spoken = max(counts.start, len(chunk) - steady_samples(chunk[::-1], rate))
+            spoken = max(counts.start, len(chunk) - steady_samples(chunk, conditioner))
             chunk = chunk[: spoken or len(chunk)]
         yield chunk, counts

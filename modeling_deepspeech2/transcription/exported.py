@@ -143,15 +143,15 @@ class ExportedModel:
 
     def logits(self, pieces: Iterable[np.ndarray], batch_size: int = CHUNKS) -> Iterator[np.ndarray]:
         """Logits of a recording that comes in pieces, in pieces of shape (frames, vocab_size), in bounded memory."""
-        conditioner, config = Conditioner(self.sampling_rate), self.config
-        logits = self._logits(conditioned(pieces, conditioner), batch_size)
+        conditioner, config = Conditioner(self.sampling_rate, self.config.live_states is None), self.config
+        logits = self._logits(conditioned(pieces, conditioner), conditioner, batch_size)
         yield from with_silence(
             logits, conditioner, config.inputs_to_logits_ratio, config.vocab_size, self.tokenizer.pad_token_id
         )
 
-    def _logits(self, pieces: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+    def _logits(self, pieces: Iterable[np.ndarray], conditioner: Conditioner, batch_size: int) -> Iterator[np.ndarray]:
         if self.config.live_states is None:
-            yield from self._chunked_logits(pieces, batch_size)
+            yield from self._chunked_logits(pieces, conditioner, batch_size)
             return
         acoustics, block = self.start(), round(BLOCK_SECONDS * self.sampling_rate)
         for piece in pieces:
@@ -159,10 +159,12 @@ class ExportedModel:
                 yield acoustics.feed(piece[start : start + block])
         yield acoustics.feed(np.zeros(0, np.float32), last=True)
 
-    def _chunked_logits(self, pieces: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+    def _chunked_logits(
+        self, pieces: Iterable[np.ndarray], conditioner: Conditioner, batch_size: int
+    ) -> Iterator[np.ndarray]:
         ratio = self.config.inputs_to_logits_ratio
         size, context = (round(seconds * self.sampling_rate / ratio) for seconds in (CHUNK_SECONDS, CONTEXT_SECONDS))
-        chunks = trimmed(overlapping(pieces, size * ratio, context * ratio), self.sampling_rate)
+        chunks = trimmed(overlapping(pieces, size * ratio, context * ratio), conditioner)
         # The first and the last chunk are shorter; those between them need no mask.
         for _, alike in itertools.groupby(chunks, key=lambda chunk: len(chunk[0])):
             while batch := list(itertools.islice(alike, batch_size)):

@@ -48,19 +48,27 @@ def recording_logits(
         audio = read_audio_blocks(audio, rate, BLOCK_SECONDS)
     elif isinstance(audio, (np.ndarray, Tensor)) or not isinstance(audio, Iterable):
         audio = [to_mono(audio, rate, rate)]
-    conditioner, config = Conditioner(rate), model.config
-    logits = _logits(model, feature_extractor, conditioned(map(mono, audio), conditioner), batch_size)
+    config = model.config
+    conditioner = Conditioner(rate, _is_read_whole(model, feature_extractor))
+    logits = _logits(model, feature_extractor, map(mono, audio), conditioner, batch_size)
     for piece in with_silence(logits, conditioner, config.inputs_to_logits_ratio, config.vocab_size, config.pad_token_id):
         yield torch.as_tensor(piece)
 
 
-def _logits(model: Any, feature_extractor: Any, audio: Iterable[np.ndarray], batch_size: int) -> Iterator[Tensor]:
+def _logits(
+    model: Any, feature_extractor: Any, audio: Iterable[np.ndarray], conditioner: Conditioner, batch_size: int
+) -> Iterator[Tensor]:
+    audio = conditioned(audio, conditioner)
     if not model.deepspeech2.layers[0].is_folded:
         model = model.fold_batch_norm()
-    if model.config.bidirectional or feature_extractor.normalization == "utterance":
-        yield from _chunked_logits(model, feature_extractor, audio, batch_size)
+    if _is_read_whole(model, feature_extractor):
+        yield from _chunked_logits(model, feature_extractor, audio, conditioner, batch_size)
     else:
         yield from _carried_logits(model, feature_extractor, audio)
+
+
+def _is_read_whole(model: Any, feature_extractor: Any) -> bool:
+    return model.config.bidirectional or feature_extractor.normalization == "utterance"
 
 
 def _carried_logits(model: Any, feature_extractor: Any, pieces: Iterable[np.ndarray]) -> Iterator[Tensor]:
@@ -75,11 +83,13 @@ def _carried_logits(model: Any, feature_extractor: Any, pieces: Iterable[np.ndar
     yield logits[0].float().cpu()
 
 
-def _chunked_logits(model: Any, feature_extractor: Any, pieces: Iterable[np.ndarray], batch_size: int) -> Iterator[Tensor]:
+def _chunked_logits(
+    model: Any, feature_extractor: Any, pieces: Iterable[np.ndarray], conditioner: Conditioner, batch_size: int
+) -> Iterator[Tensor]:
     ratio, rate = model.config.inputs_to_logits_ratio, feature_extractor.sampling_rate
     size, context = (round(seconds * rate / ratio) for seconds in (CHUNK_SECONDS, CONTEXT_SECONDS))  # output frames
     batch: list[tuple[np.ndarray, slice]] = []
-    for chunk in trimmed(overlapping(pieces, size * ratio, context * ratio), rate):
+    for chunk in trimmed(overlapping(pieces, size * ratio, context * ratio), conditioner):
         batch.append(chunk)
         if len(batch) == batch_size:
             yield from _batch_logits(model, feature_extractor, batch)

@@ -173,7 +173,7 @@ def test_a_missing_package_comes_with_the_line_that_installs_it(capsys, monkeypa
 def test_a_mistake_is_a_sentence_and_debug_shows_where(capsys, tmp_path):
     arguments = ["publish", "--model", tmp_path, "--output", tmp_path / "new"]
     status, _, err = run(capsys, *arguments)
-    assert status == 2 and err.startswith("deepspeech2 publish: There is no finished model in") and err.count("\n") == 1
+    assert status == 2 and err.startswith("deepspeech2 publish: --model: there is no") and err.count("\n") == 1
     with pytest.raises(UserError):
         main([*map(str, arguments), "--debug"])
 
