@@ -377,7 +377,7 @@ def test_pipes_of_data_sets_are_refused(tmp_path):
 
 AUDIO = [
     {}, {"array": spoilt(0, 0.0)}, {"sampling_rate": RATE}, {"bytes": None, "path": None}, {"path": 5},
-    {"bytes": "text"}, {"bytes": b""}, {"raw": None, "sampling_rate": RATE}, 5, None, object(), True, {"audio": "x.wav"},
+    {"bytes": "text"}, {"bytes": b""}, {"raw": None, "sampling_rate": RATE}, 5, None, object, True, {"audio": "x.wav"},
 ]  # fmt: skip
 
 
