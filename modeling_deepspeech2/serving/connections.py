@@ -32,7 +32,7 @@ class HttpConnection(HttpToolsProtocol):
         self._is_in_head, self._head_bytes, self._is_refused = True, 0, False
         self._head_timer: TimerHandle | None = None
 
-    def connection_made(self, transport: Transport) -> None:
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._await_head()
 
