@@ -37,7 +37,8 @@ HERE = Path(__file__).resolve().parent
 MODELS = {name: str(HERE / f"checkpoints/deepspeech2-{name}") for name in ("english", "mandarin", "english-live")}
 CLIPS = HERE / "demo/speech"
 NUM_CLIPS = 12  # to pick from, in each language
-EXAMPLES = {"English": (HERE / "demo/office.ogg", "turn on the light in the office")}  # what the page opens with
+# What the page opens with.
+EXAMPLES = {"English": (HERE / "demo/number.ogg", "three thousand four hundred and twenty three")}
 UPLOADS_KEPT = (60, 600)  # seconds: every minute, what was uploaded or recorded ten minutes ago is deleted
 LONGEST_CLIP = 30  # seconds; of longer ones the picture is too wide to look at
 

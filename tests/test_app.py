@@ -284,7 +284,7 @@ def wait(browser, script: str):
 
 def test_the_page_opens_with_an_example_worked_out(browser, example_text):
     assert wait(browser, "return document.querySelector('#result .transcript')?.textContent") == example_text
-    assert "turn on the light in the office" in browser.execute_script(
+    assert "three thousand four hundred and twenty three" in browser.execute_script(
         "return document.querySelector('#result').textContent"
     )
 

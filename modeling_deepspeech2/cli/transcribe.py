@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Recognize = Callable[[Iterable[np.ndarray]], Iterator[Hypothesis]]
 
 EPILOG = """examples:
-  deepspeech2 transcribe demo/office.ogg --model checkpoints/deepspeech2-english
+  deepspeech2 transcribe demo/number.ogg --model checkpoints/deepspeech2-english
   deepspeech2 transcribe talks/*.mp3 --model runs/mine --format srt --output subtitles
   deepspeech2 transcribe calls/*.wav --model runs/mine --channels split --format json > calls.jsonl"""
 
