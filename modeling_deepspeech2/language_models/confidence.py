@@ -91,12 +91,9 @@ def calibrate(recognition: Recognition, logits: list[np.ndarray], references: li
     """
     recognition.config.word_confidence, recognition.decoder.calibration = tuple(NO_CALIBRATION), NO_CALIBRATION
     best_path, searched = (measure(one, logits, references) for one in (recognition.with_best_path(), recognition))
-    recognition.decoder.calibration = searched.fit()
-    recognition.config.word_confidence = tuple(best_path.fit())
-    return {
-        "best path": best_path.calibrated(best_path.fit()),
-        "beam search": searched.calibrated(recognition.decoder.calibration),
-    }
+    of_path, of_search = best_path.fit(), searched.fit()
+    recognition.config.word_confidence, recognition.decoder.calibration = tuple(of_path), of_search
+    return {"best path": best_path.calibrated(of_path), "beam search": searched.calibrated(of_search)}
 
 
 def draw_reliability(measured: dict[str, Confidences], title: str, file: Path) -> None:
