@@ -183,7 +183,7 @@ def tensor_bytes() -> int:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's objects that are looked at
 def test_stalled_streams_hold_their_own_state_only(live_model, start):
-    """100 of 200 streams stall: all tensors together are hardly more than the table of states and the frames of a pause."""
+    """100 of 200 streams stall: the table holds what 200 streams need, and all tensors together are hardly more."""
     model, processor, _ = live_model
     dispatcher = start(model, processor, max_streams=200)
     before = tensor_bytes()
@@ -194,8 +194,10 @@ def test_stalled_streams_hold_their_own_state_only(live_model, start):
             stream.put(0.1 * rng.standard_normal(16_000).astype(np.float32))
     while not all(stream.take().is_idle for stream in streams):
         time.sleep(0.01)
-    table = sum(part.numel() * part.element_size() for part in dispatcher.table.parts)
-    assert table < 10e6
+    engine = dispatcher.engine
+    _, state = engine.step(np.zeros((1, engine.first_piece), np.float32), None)  # of one stream
+    table = sum(part.nbytes for part in dispatcher.table.parts)
+    assert table == 200 * sum(part.nbytes for part in state)
     assert tensor_bytes() - before <= 1.2 * table
 
 
