@@ -33,7 +33,8 @@ class Graph:
     """
 
     def __init__(self, weights: WeightType = "float32", parent: "Graph | None" = None):
-        self.weights: WeightType = parent.weights if parent else weights
+        self.root: Graph = parent.root if parent else self
+        self.weights: WeightType = self.root.weights if parent else weights
         self.nodes: list[Any] = []
         self._initializers: dict[tuple, TensorProto] = {}
         self._weights: dict[tuple, str] = {}
@@ -75,9 +76,13 @@ class Graph:
     def weight(self, array: np.ndarray, row_axes: tuple[int, ...] = (0,)) -> str:
         """A matrix in the type that the graph stores; integers have one scale for each row.
 
+        Branches keep none of their own: onnxruntime holds a branch's initialisers twice.
+
         Args:
             row_axes: the axes that count the rows.
         """
+        if self is not self.root:
+            return self.root.weight(array, row_axes)
         array = np.asarray(array, np.float32)
         if self.weights == "float32":
             return self.constant(array)

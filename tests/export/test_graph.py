@@ -50,6 +50,19 @@ def test_a_branch_sees_the_names_around_it():
         np.testing.assert_array_equal(session.run(None, {"x": x})[0], factor * x)
 
 
+@pytest.mark.parametrize("weights", ["float32", "int16", "int8"])
+def test_weights_of_branches_are_held_by_the_whole_graph(weights):
+    """onnxruntime keeps the initialisers of a branch twice in memory."""
+    graph, matrix = Graph(weights), np.random.default_rng(0).standard_normal((3, 3))
+    product = lambda branch: [branch.MatMul("x", branch.weight(matrix))]  # the same in both branches
+    (result,) = graph.when(graph.Greater(graph.Shape("x", start=0, end=1), [1]), product, product)
+    model = build(graph, result, ["n", 3])
+    (branches,) = (node.attribute for node in model.graph.node if node.op_type == "If")
+    assert all(not branch.g.initializer for branch in branches)
+    x = np.ones((2, 3), np.float32)
+    np.testing.assert_allclose(open_session(model).run(None, {"x": x})[0], x @ matrix, atol=0.05)
+
+
 def test_what_is_no_operator_is_no_attribute():
     with pytest.raises(AttributeError):
         Graph().nothing  # noqa: B018
