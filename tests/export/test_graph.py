@@ -54,7 +54,10 @@ def test_a_branch_sees_the_names_around_it():
 def test_weights_of_branches_are_held_by_the_whole_graph(weights):
     """onnxruntime keeps the initialisers of a branch twice in memory."""
     graph, matrix = Graph(weights), np.random.default_rng(0).standard_normal((3, 3))
-    product = lambda branch: [branch.MatMul("x", branch.weight(matrix))]  # the same in both branches
+
+    def product(branch: Graph) -> list[str]:
+        return [branch.MatMul("x", branch.weight(matrix))]
+
     (result,) = graph.when(graph.Greater(graph.Shape("x", start=0, end=1), [1]), product, product)
     model = build(graph, result, ["n", 3])
     (branches,) = (node.attribute for node in model.graph.node if node.op_type == "If")
