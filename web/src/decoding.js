@@ -81,6 +81,15 @@ export class BestPath {
   }
 }
 
+const BLANK_LOGIT = 10;
+
+/** Logits of frames in which nothing is said. */
+export function blankLogits({ symbols, blank }, frames) {
+  const logits = new Float32Array(frames * symbols.length).fill(-BLANK_LOGIT);
+  for (let frame = 0; frame < frames; frame++) logits[frame * symbols.length + blank] = BLANK_LOGIT;
+  return logits;
+}
+
 /** What a page needs to know of an exported model, from its files. */
 export function describe(name, config, vocabulary, tokenizer) {
   const facts = config.deepspeech2;
@@ -94,6 +103,7 @@ export function describe(name, config, vocabulary, tokenizer) {
     wordBoundaries: tokenizer.word_boundaries ?? (tokenizer.language === "zh" ? "characters" : "spaces"),
     language: tokenizer.language ?? "und",
     sampleRate: facts.sampling_rate,
+    samplesPerFrame: facts.inputs_to_logits_ratio,
     secondsPerFrame: facts.inputs_to_logits_ratio / facts.sampling_rate,
     liveStates: facts.live_states,
   };

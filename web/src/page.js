@@ -135,6 +135,7 @@ async function stop() {
     sound?.copyToChannel(piece, 0, place);
     place += piece.length;
   }
+  measured.sound = sound;
   const milliseconds = measured.pieces.reduce((total, value) => total + value, 0) / measured.pieces.length;
   say(`${(length / model.sampleRate).toFixed(1)} s of audio, ${milliseconds.toFixed(1)} ms for each piece of 100 ms.`);
 }

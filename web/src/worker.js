@@ -1,6 +1,7 @@
 // The models, beside the page's own thread: samples in, text and probabilities out.
 import * as ort from "onnxruntime-web/wasm";
-import { BestPath, describe } from "./decoding.js";
+import { condition, Conditioner, join } from "./conditioning.js";
+import { BestPath, blankLogits, describe } from "./decoding.js";
 
 ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", self.location).href };
 ort.env.wasm.numThreads = 1;
@@ -26,9 +27,13 @@ async function load(name) {
 async function transcribe({ model, samples }) {
   const runner = await session(model.name, "model_quantized.onnx");
   const begin = performance.now();
-  const inputs = { input_values: new ort.Tensor("float32", samples, [1, samples.length]) };
-  const { logits } = await runner.run(inputs);
-  return { ...spell(new BestPath(model), logits.data), milliseconds: performance.now() - begin };
+  const kept = condition(samples, model.sampleRate, !model.liveStates);
+  let logits = blankLogits(model, Math.round(kept.skipped / model.samplesPerFrame));
+  if (kept.samples.length) {
+    const inputs = { input_values: new ort.Tensor("float32", kept.samples, [1, kept.samples.length]) };
+    logits = join(logits, (await runner.run(inputs)).logits.data);
+  }
+  return { ...spell(new BestPath(model), logits), milliseconds: performance.now() - begin };
 }
 
 let stream = null;
@@ -42,16 +47,20 @@ async function feed({ model, samples, first, last }) {
       const size = shape.reduce((product, length) => product * length, 1);
       states[name] = new ort.Tensor("float32", new Float32Array(size), shape);
     }
-    stream = { states, path: new BestPath(model) };
+    stream = { states, path: new BestPath(model), conditioner: new Conditioner(model.sampleRate), blanks: 0 };
   }
   const begin = performance.now();
+  const kept = stream.conditioner.feed(samples, last);
+  const blanks = Math.round(stream.conditioner.skipped / model.samplesPerFrame);
+  const silence = blankLogits(model, blanks - stream.blanks);
+  stream.blanks = blanks;
   const { logits, ...states } = await runner.run({
-    samples: new ort.Tensor("float32", samples, [1, samples.length]),
+    samples: new ort.Tensor("float32", kept, [1, kept.length]),
     last: new ort.Tensor("bool", [last], [1]),
     ...stream.states,
   });
   for (const [name, value] of Object.entries(states)) stream.states[name.slice("next_".length)] = value;
-  return { ...spell(stream.path, logits.data), milliseconds: performance.now() - begin };
+  return { ...spell(stream.path, join(silence, logits.data)), milliseconds: performance.now() - begin };
 }
 
 function spell(path, logits) {
