@@ -5,6 +5,7 @@ of the whole global batch, including those of all other processes, in at least f
 """
 
 import re
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -27,8 +28,14 @@ def message_group() -> dist.ProcessGroup:
     everyone = dist.group.WORLD
     if everyone not in _group_of:
         _group_of.clear()  # groups of an earlier start
-        _group_of[everyone] = dist.new_group()
+        _group_of[everyone] = dist.new_group(timeout=_timeout(everyone))
     return _group_of[everyone]
+
+
+def _timeout(group: dist.ProcessGroup) -> timedelta | None:
+    """How long its processes wait for each other; None, which is torch's own time, where its kind of group does not say."""
+    backend = group._get_backend(group._device_types[0])
+    return getattr(getattr(backend, "options", None), "_timeout", None)
 
 
 def is_one_of_many(group: dist.ProcessGroup | None = None) -> bool:

@@ -1,5 +1,7 @@
 """BatchNorm's statistics and gradients: what is exchanged, and the kernels of a GPU."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -55,13 +57,20 @@ def test_vectors_of_a_fold_have_the_gradients_of_matrices(monkeypatch):
 
 
 def test_messages_have_a_group_of_their_own(tmp_path):
-    """Gradients and statistics would wait for each other in one group; a group outlives no start of its processes."""
+    """Gradients and statistics would wait for each other in one group; a group outlives no start of its processes.
+
+    Its processes wait for each other as long as those of the default group, in which somebody may have said how long: for
+    one that reads from a slow disk, the rest wait in a message of BatchNorm.
+    """
     groups = []
     for start in range(2):
-        dist.init_process_group("gloo", init_method=f"file://{tmp_path / str(start)}", rank=0, world_size=1)
+        wait = timedelta(minutes=100 + start)
+        place = f"file://{tmp_path / str(start)}"
+        dist.init_process_group("gloo", init_method=place, rank=0, world_size=1, timeout=wait)
         try:
             groups.append(message_group())
             assert message_group() is groups[-1] is not dist.group.WORLD
+            assert groups[-1]._get_backend(torch.device("cpu")).options._timeout == wait
         finally:
             dist.destroy_process_group()
     assert groups[0] is not groups[1]

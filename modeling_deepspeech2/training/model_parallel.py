@@ -9,10 +9,12 @@ sum over processes, and data parallelism adds up the gradients of all processes.
 
 import torch
 from accelerate import ParallelismConfig
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from ..batch_norm_rnn import BatchNormRNN
 from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
+from .hardware import PROCESS_GROUP_TIMEOUT
 
 
 def split_model(model: DeepSpeech2ForCTC, size: int, world_size: int, device: torch.device) -> None:
@@ -33,6 +35,7 @@ def split_model(model: DeepSpeech2ForCTC, size: int, world_size: int, device: to
     # Not handed to Accelerate, which leaves data parallelism out where a model is shared out.
     mesh = ParallelismConfig(dp_shard_size=world_size // size, tp_size=size).build_device_mesh(device.type)
     model.group = mesh["tp"].get_group()
+    _set_pg_timeout(PROCESS_GROUP_TIMEOUT, model.group)  # a mesh takes none: NCCL's is ten minutes
     for module in model.modules():
         if isinstance(module, BatchNormRNN):
             module.group = model.group
