@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow
 from datasets import IterableDataset, get_dataset_config_names, get_dataset_split_names, load_dataset_builder
 from datasets.fingerprint import Hasher
+from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 from datasets.packaged_modules.parquet.parquet import Parquet
 from tqdm.auto import tqdm
 
@@ -155,7 +156,7 @@ def _open(
     try:
         builder = load_dataset_builder(path, configuration, **files)
         data_files = (builder.config.data_files or {}).get(split)
-        if data_files and type(builder).__name__ in ("Csv", "Json"):  # which would guess at the types of the columns
+        if data_files and type(builder).__name__ in ("Csv", "Json"):  # which would make numbers of digits
             rows = TextTables(list(data_files), audio_column, text_column)
             columns = rows.columns
         else:
@@ -163,7 +164,7 @@ def _open(
             first = None if rows.features else next(iter(rows.with_format("arrow").iter(batch_size=1)), None)
             schema = rows.features.arrow_schema if rows.features else first.schema if first else pyarrow.schema([])
             columns = schema.names
-            _check_text(schema, text_column, called)
+            _check_text(schema, text_column, called, is_guessed=isinstance(builder, FolderBasedBuilder))
             if data_files and isinstance(builder, Parquet):
                 rows = ParquetTables(list(data_files))
     except DataError:
@@ -180,13 +181,22 @@ def _open(
     return Source(rows, columns, audio_column, text_column, folder, fingerprint)
 
 
-def _check_text(schema: pyarrow.Schema, column: str | None, called: str) -> None:
-    """Lists would be learned as their Python text, and numbers with a point as what they are not."""
+def _check_text(schema: pyarrow.Schema, column: str | None, called: str, is_guessed: bool) -> None:
+    """Lists would be learned as their Python text, and numbers with a point as what they are not.
+
+    Args:
+        is_guessed: the type is not that of the file, but what `datasets` has made of the metadata of a folder.
+    """
     if column not in schema.names:
         return
     kind = schema.field(column).type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     kinds = pyarrow.types
+    if is_guessed and kinds.is_integer(kind):
+        raise DataError(
+            f"The column {column!r} of the data set {called} must hold text, but datasets makes numbers ({kind}) of it, of "
+            f"007 for example 7: write a metadata.jsonl with the texts in quotation marks, or make the data set parquet."
+        )
     if not (kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_integer(kind) or kinds.is_null(kind)):
         raise DataError(f"The column {column!r} of the data set {called} must hold text, but holds {kind}.")
 

@@ -277,6 +277,27 @@ def test_transcripts_of_digits_alone_are_text(tmp_path):
     assert rows_with(tmp_path / "speech", text=[1, 2, 3]).read(np.array([2]))[2].text == "3"
 
 
+@pytest.mark.parametrize("place", ["train", "data/train", "."])
+@pytest.mark.parametrize("texts", [("007", "", "12"), ("007", "8", "12")])
+def test_digits_in_the_metadata_of_a_folder_stay_text_or_are_refused(place, texts, tmp_path):
+    """Beside an empty row "7" became "7.0", and without one "007" became "7", in folders that `datasets` itself reads."""
+    folder = audio_folder(tmp_path / "speech", "csv")
+    lines = "".join(f"{name}.wav,{text}\n" for name, text in zip(LENGTHS, texts))
+    (folder / "train" / "metadata.csv").write_text(f"file_name,text\n{lines}")
+    if place != "train":
+        (folder / "train").rename(folder / "moved")
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for file in (folder / "moved").iterdir():
+            file.rename(folder / place / file.name)
+        (folder / "moved").rmdir()
+    if place == "data/train":
+        with pytest.raises(DataError, match="'text' of the data set .* must hold text"):
+            SpeechData(str(folder), ["train"])
+    else:
+        found = SpeechData(str(folder), ["train"]).read(np.arange(3))
+        assert [found[number].text for number in range(3)] == list(texts)
+
+
 def test_a_kind_of_file_that_soundfile_does_not_know_has_a_length(tmp_path):
     wave = tmp_path / "clip.wav"
     wave.write_bytes(recording(1.5))
