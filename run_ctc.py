@@ -101,7 +101,7 @@ def train(run: Run) -> None:
         pause(run, model, optimizer)  # a run that ended before its validation begins with it
         while not run.is_over:
             plan = run.batching.plan(run.train_data.index, progress.epoch)
-            batches = Batches(run.train_data, plan, progress.epoch_step, run.reader, run.readers)
+            batches = Batches(run.epoch_data(plan), plan, progress.epoch_step, run.reader, run.readers)
             run.augmentation.epoch = progress.epoch
             loader = iter(make_loader(batches, collate, arguments.dataloader_num_workers, accelerator.device))
             while progress.epoch_step < plan.steps and not run.is_over:

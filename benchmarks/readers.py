@@ -10,7 +10,9 @@ those that the system hands to this process (`rchar` of Linux), which plays one 
 import argparse
 import dataclasses
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import psutil
 import torch
@@ -22,6 +24,7 @@ from modeling_deepspeech2.data.batching import Batching
 from modeling_deepspeech2.data.loader import Batches, Collator
 from modeling_deepspeech2.data.parquet_tables import ParquetTables
 from modeling_deepspeech2.data.sources import SpeechData
+from modeling_deepspeech2.data.utterance_file import UtteranceFile, is_worth_a_copy, write_utterances
 from modeling_deepspeech2.training.arguments import Settings, parse_arguments
 from modeling_deepspeech2.training.default_tokenizer import default_tokenizer
 
@@ -45,14 +48,21 @@ def bytes_of_files(data: SpeechData) -> int:
     return sum(os.path.getsize(file) for file in files)
 
 
-def bytes_of_an_epoch(data: SpeechData, batching: Batching, epoch: int) -> int:
-    """What all readers together read, one for each part of a step."""
+def bytes_of_an_epoch(data: SpeechData, batching: Batching, epoch: int) -> tuple[int, int]:
+    """What all readers together read, one for each part of a step: of the data itself, and of a copy of it."""
     plan = batching.plan(data.index, epoch)
-    before = bytes_so_far()
-    for reader in range(batching.parts):
-        for _ in Batches(data, plan, rank=reader, world_size=batching.parts):
-            pass
-    return bytes_so_far() - before
+    with tempfile.TemporaryDirectory() as folder:
+        is_copied = batching.is_sorted(epoch) and is_worth_a_copy(plan, batching.parts)
+        before, copy = bytes_so_far(), Path(folder, "copy")
+        if is_copied:
+            write_utterances(data, copy)
+        between = bytes_so_far()
+        for reader in range(batching.parts):
+            source = UtteranceFile(data.index, copy) if is_copied else data
+            for _ in Batches(source, plan, rank=reader, world_size=batching.parts):
+                pass
+        read = bytes_so_far() - between
+    return (between - before, read) if is_copied else (read, 0)
 
 
 def decoding_speed(data: SpeechData, batching: Batching, augmentation: Augmentation) -> float:
@@ -90,11 +100,15 @@ def main() -> None:
     if not arguments.decode:
         whole = bytes_of_files(data)
         print(f"{len(data.index):,} utterances, {data.index.hours:.1f} h, {whole / 1e6:,.0f} MB\n")
-        print("| readers | first epoch (SortaGrad) | later epoch | MB |\n| ---: | ---: | ---: | ---: |")
+        print("| readers | first epoch (SortaGrad) | and of its copy | later epoch | MB |")
+        print("| ---: | ---: | ---: | ---: | ---: |")
         for readers in arguments.readers:
             batching = Batching.from_arguments(run.run, readers)
-            first, later = (bytes_of_an_epoch(data, batching, epoch) for epoch in (0, 1))
-            print(f"| {readers} | {first / whole:.2f}× | {later / whole:.2f}× | {later / 1e6:,.0f} |", flush=True)
+            (first, copied), (later, _) = (bytes_of_an_epoch(data, batching, epoch) for epoch in (0, 1))
+            of_copy = f"{copied / whole:.2f}×" if copied else "–"
+            print(
+                f"| {readers} | {first / whole:.2f}× | {of_copy} | {later / whole:.2f}× | {later / 1e6:,.0f} |", flush=True
+            )
         print()
     plain = Augmentation(seed=run.run.seed)
     own = Augmentation.from_arguments(run.run, [])

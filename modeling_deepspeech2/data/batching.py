@@ -102,6 +102,10 @@ class Batching:
             memory=arguments.shuffle_memory * 2**20,
         )
 
+    def is_sorted(self, epoch: int) -> bool:
+        """Whether an epoch goes from the shortest utterance to the longest."""
+        return self.sorta_grad and epoch == 0
+
     def plan(self, index: DurationIndex, epoch: int) -> EpochPlan:
         """The first epoch sorted, with `sorta_grad`. Others read shards in random order, each part of a step its own, as
         many as `memory` holds, and draw from what they hold: batches of `batch_size` wholly at random, those of
@@ -112,7 +116,7 @@ class Batching:
         generator = np.random.default_rng([self.seed, epoch])
         numbers = _repeated(index.weights, generator)
         shards = int(index.shards.max(initial=0)) + 1
-        if self.sorta_grad and epoch == 0:
+        if self.is_sorted(epoch):
             return self._sorted_plan(index, numbers, np.arange(shards))
         places = generator.permutation(shards)
         numbers = numbers[np.lexsort((index.rows[numbers], places[index.shards[numbers]]))]

@@ -22,6 +22,7 @@ from ..processing_deepspeech2 import DeepSpeech2Processor
 from .augmentation import Augmentation
 from .batching import EpochPlan
 from .sources import DataError, SpeechData, Utterance, lasts_otherwise
+from .utterance_file import UtteranceFile
 
 
 class Batch(dict):
@@ -122,7 +123,7 @@ class Batches:
     Of each step it gives this process's parts, in turn; a part may be empty. Only what this process will use is held.
     """
 
-    data: SpeechData
+    data: SpeechData | UtteranceFile
     plan: EpochPlan
     first_step: int = 0
     rank: int = 0
@@ -159,7 +160,7 @@ class Batches:
 class _WindowReader:
     """Reads some parts of each step, window by window, in the order in which their utterances are stored."""
 
-    def __init__(self, data: SpeechData, plan: EpochPlan, windows: list[range], parts: list[int]):
+    def __init__(self, data: SpeechData | UtteranceFile, plan: EpochPlan, windows: list[range], parts: list[int]):
         index = data.index
         self.windows = []
         for window in windows:

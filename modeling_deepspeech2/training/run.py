@@ -1,21 +1,29 @@
 """A training with everything that it needs, which the functions of `run_ctc.py` pass on."""
 
+import contextlib
+import logging
 import math
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 
 from ..data.augmentation import Augmentation
-from ..data.batching import Batching
+from ..data.batching import Batching, EpochPlan
 from ..data.sources import SpeechData
+from ..data.utterance_file import UtteranceFile, folder_of_copies, is_worth_a_copy, write_utterances
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from .arguments import Settings
 from .interruption import Interruption
 from .progress import Omissions, Progress
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -41,19 +49,42 @@ class Run:
     def __str__(self) -> str:
         """A description of the run for people."""
         arguments, index, accelerator = self.settings.run, self.train_data.index, self.accelerator
-        first, later = (self.batching.plan(index, epoch) for epoch in (0, 1))
-        text = (
+        later = self.batching.plan(index, 1)
+        return (
             f"{len(index):,} utterances, {index.hours:.2f} h; {self.model.num_parameters():,} parameters; "
             f"{arguments.num_train_epochs} epochs of {later.steps} steps on "
             f"{accelerator.num_processes} × {accelerator.device}"
         )
-        windows = len(first.window_ends)
-        if windows > 1 and arguments.sorta_grad:
-            text += (
-                f"\nThe first epoch, from short to long, reads the data {windows} times, because {arguments.shuffle_memory} "
-                f"MB of it are held (shuffle_memory); each of {self.readers} reading processes does so."
+
+    def epoch_data(self, plan: EpochPlan) -> SpeechData | UtteranceFile:
+        """What the utterances of this epoch are read from; all processes must call it.
+
+        In the order of their length, every reader would read the whole data once for each window of the plan. Where that
+        is too often, one process of each machine copies the data into a file from which all read just their own. It has no
+        name any more when this returns, and is gone with the processes.
+        """
+        if not (self.batching.is_sorted(self.progress.epoch) and is_worth_a_copy(plan, self.readers)):
+            return self.train_data
+        (name,) = broadcast_object_list([f"{uuid.uuid4().hex}.arrow"])
+        file = folder_of_copies() / name
+        with self.interruption.deferred(False), self.accelerator.local_main_process_first():
+            if self.accelerator.is_local_main_process and not file.exists():  # it exists where machines share their disk
+                self._copy_data(file)
+            data = UtteranceFile(self.train_data.index, file) if file.exists() else self.train_data
+        self.accelerator.wait_for_everyone()
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
+        return data
+
+    def _copy_data(self, file: Path) -> None:
+        try:
+            write_utterances(self.train_data, file)
+        except OSError as error:
+            memory = self.settings.run.shuffle_memory
+            logger.warning(
+                f"The data cannot be copied to {file.parent} ({error}): in the first epoch, from short to long, each of "
+                f"{self.readers} processes reads it once for every {memory / 2:g} MB (shuffle_memory)."
             )
-        return text
 
     @property
     def output(self) -> Path:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from modeling_deepspeech2.data.batching import Batching, EpochPlan
 from modeling_deepspeech2.data.durations import DurationIndex
 from modeling_deepspeech2.data.loader import Batches, make_loader
-from modeling_deepspeech2.data.sources import SpeechData, Utterance
+from modeling_deepspeech2.data.sources import DataError, SpeechData, Utterance
+from modeling_deepspeech2.data.utterance_file import UtteranceFile, write_utterances
 
 
 AMAZON_QUEEN = Path(__file__).parents[3] / "shared" / "data" / "speech-en" / "amazon_queen"
@@ -259,7 +261,7 @@ def row_groups(tmp_path_factory) -> Path:
     return folder
 
 
-def epoch_of(data: SpeechData, plan: EpochPlan, readers: int, first_step: int = 0) -> list[list[list[str]]]:
+def epoch_of(data: SpeechData | UtteranceFile, plan: EpochPlan, readers: int, first_step: int = 0) -> list[list[list[str]]]:
     """The names in every part of every step, as so many readers find them one after the other."""
     steps: list[list[list[str]]] = [[[] for _ in range(plan.parts)] for _ in range(plan.steps - first_step)]
     for reader in range(readers):
@@ -294,6 +296,59 @@ def test_a_run_resumed_on_other_processes_goes_on_in_the_same_order(row_groups, 
     whole = epoch_of(data, plan, readers=6)
     for readers in (1, 2, 4):
         assert epoch_of(data, plan, readers, first_step=plan.steps // 2) == whole[plan.steps // 2 :]
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts what a process reads")
+def test_readers_of_a_sorted_epoch_read_only_what_is_theirs(row_groups, tmp_path):
+    """From a copy, in the same order as from the data, which 8 readers would read whole for each of many windows."""
+    data = SpeechData(str(row_groups), ["train"], show_progress=False)
+    plan = Batching(4, parts=8, sorta_grad=True, memory=2**22).plan(data.index, 0)
+    assert len(plan.window_ends) > 2
+    write_utterances(data, tmp_path / "copy.arrow")
+    before = psutil.Process().io_counters().read_chars
+    copy = UtteranceFile(data.index, tmp_path / "copy.arrow")
+    (tmp_path / "copy.arrow").unlink()
+    steps = epoch_of(copy, plan, readers=8)
+    read = psutil.Process().io_counters().read_chars - before
+    assert steps == epoch_of(data, plan, readers=1)
+    assert read <= 1.7 * sum(file.stat().st_size for file in row_groups.glob("*.parquet"))  # 0.6 kB for each of 1 kB
+
+
+def test_a_copied_utterance_is_what_it_was(tmp_path):
+    """Without a transcript, without audio, with a problem, or a path that is no UTF-8."""
+    utterances = [
+        Utterance("one", {"bytes": b"\0\xff", "path": None}, "a \u2028 b", 0.1),
+        Utterance("two", {"bytes": None, "path": "/a/\udcff.ogg"}, None, None),
+        Utterance("three", {}, "", 0.0, "Line 3: it has no audio."),
+    ]
+
+    class Data:
+        index = make_index(3)
+
+        def stream(self, numbers: np.ndarray) -> list[Utterance]:
+            return [utterances[number] for number in numbers]
+
+    write_utterances(Data(), tmp_path / "folder" / "copy.arrow")  # type: ignore[arg-type]
+    found = list(UtteranceFile(Data.index, tmp_path / "folder" / "copy.arrow").stream(np.array([2, 0, 1])))
+    utterances[2].audio = {"bytes": None}
+    assert found == [utterances[number] for number in (2, 0, 1)]
+
+
+def test_a_copy_is_written_whole_or_not_at_all(row_groups, tmp_path, monkeypatch):
+    """An error halfway leaves nothing behind, nor does a disk that has too little room; old leftovers go."""
+    leftover, recent = tmp_path / "leftover", tmp_path / "recent"
+    for file in (leftover, recent):
+        file.touch()
+    os.utime(leftover, (0, 0))
+    data = SpeechData(str(row_groups), ["train"], show_progress=False)
+    data.index.rows[3_500] = 2_000
+    with pytest.raises(DataError, match="has changed"):
+        write_utterances(data, tmp_path / "copy.arrow")
+    data.index.sizes[:4] = 2**31 - 1
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**34 - 1))
+    with pytest.raises(OSError, match="8.6 GB are needed, and 17.2 GB are free"):
+        write_utterances(data, tmp_path / "copy.arrow")
+    assert list(tmp_path.iterdir()) == [recent]
 
 
 def test_workers_decode_what_this_process_reads(row_groups):
