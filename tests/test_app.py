@@ -242,7 +242,7 @@ def address(tiny_model_with_decoder, live_folder, tmp_path_factory):
         yield f"http://127.0.0.1:{port}/"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def test_gradcheck(rnn_type):
 
 @pytest.mark.parametrize("rnn_type", ["rnn", "gru", "lstm"])
 @given(lengths=st.lists(st.integers(0, 7), min_size=1, max_size=5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_lengths_in_any_order(rnn_type, lengths):
     layer = make_layer(rnn_type=rnn_type)
     inputs = make_inputs(lengths)

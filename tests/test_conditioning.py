@@ -78,7 +78,7 @@ def test_silence_alone_is_not_amplified(kind):
     assert len(samples) == 0 and before == 4 * RATE
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(1, 9_000), min_size=1, max_size=40),
     st.sampled_from([0.0, -25.0, -40.0]),

@@ -61,7 +61,7 @@ def test_log_power_of_silence(plain):
     torch.testing.assert_close(plain.log_power(np.zeros(480)), torch.full((4, 161), float(np.log(FLOOR))))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(0, 1000))
 def test_number_of_frames(samples: int):
     """n samples give ⌊n / 160⌋ + 1 frames and none from none, as `num_frames` says: the training data relies on it."""

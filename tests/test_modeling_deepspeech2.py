@@ -152,7 +152,7 @@ def test_a_batch_that_overflows_teaches_the_running_averages_nothing():
     assert all(buffer.isfinite().all() for buffer in model.buffers())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     size=st.tuples(st.integers(1, 23), st.integers(1, 23)),
     half_kernel=st.tuples(st.integers(0, 5), st.integers(0, 5)),
@@ -185,7 +185,7 @@ def test_row_convolution_is_the_papers_sum():
 
 
 @given(num_frames=st.integers(0, 300))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_output_lengths_are_what_the_convolutions_give(num_frames):
     model = small_model(conv_strides=[[2, 3], [2, 2]])
     lengths = model.output_lengths(torch.tensor([num_frames]))

@@ -37,7 +37,7 @@ def test_words_of_scripts_without_spaces(text, words):
     assert split_words(text, "spaces") == text.split()
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(text=UNSPACED_TEXT)
 def test_words_are_the_text(text):
     """No character is lost or doubled, and spaces beside characters change nothing."""
@@ -47,7 +47,7 @@ def test_words_are_the_text(text):
     assert drop_spaces(joined) == joined
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(text=UNSPACED_TEXT, word_boundaries=st.sampled_from(["spaces", "characters"]))
 def test_whole_words_do_not_change(text, word_boundaries):
     """What a live transcript calls stable: the words at the beginning of a text, whatever comes after."""

@@ -130,7 +130,7 @@ def test_text_rule(language, numerals, text, expected):
 
 
 @pytest.mark.parametrize("language", ["en", "zh", None])
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(text=st.text() | st.text(alphabet="'’ -,.asn你好é\u0301", max_size=20))
 def test_text_rules_change_a_text_once(language, text):
     rules = language, "keep", usual_word_boundaries(language)
@@ -252,7 +252,7 @@ ANY = st.text(max_size=20)
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZER_OF.values(), ids=TOKENIZER_OF)
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(text=LATIN | MIXED | ANY, seed=st.integers(0, 2**32))
 def test_round_trip_through_ctc_frames(tokenizer, text, seed):
     unknown = tokenizer.unknown_characters(text)

@@ -62,7 +62,7 @@ def heard(decoder, logits: torch.Tensor, sizes: list[int], longest: float = 30.0
 
 @pytest.mark.parametrize("name", DECODERS)
 @given(seed=st.integers(0, 10**6), sizes=st.lists(st.integers(1, 90), min_size=1, max_size=4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_pieces_do_not_matter(name, seed, sizes):
     """The utterances said are those found, frame for frame and score for score, in pieces of any size."""
     logits, texts = speech(DECODERS[name].tokenizer, seed, 4)
@@ -83,7 +83,7 @@ def test_utterance_is_what_the_decoder_finds(name, seed):
 
 @pytest.mark.parametrize("name", DECODERS)
 @given(seed=st.integers(0, 10**6), certainty=st.floats(0.5, 6.0))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_stable_text_only_grows(name, seed, certainty):
     """However unsure the model: what was stable is what the utterance begins with in the end, and ends with a whole word."""
     decoder = DECODERS[name]

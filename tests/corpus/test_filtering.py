@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_deepspeech2.corpus.filtering import FEATURES, _score, choose_threshold, corrupt, score, train_filter
@@ -71,7 +71,6 @@ def test_costs_do_not_depend_on_the_batch(make_tiny_model, processor, clips):
         ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("ab ", min_size=1, max_size=12).filter(str.strip), min_size=1, max_size=5), st.integers(0, 99))
 def test_a_corrupted_transcript_is_another_one(texts, seed):
     """Another one's, or the beginning of its own; none only where no other words are to be had."""
@@ -132,7 +131,6 @@ def test_too_little_and_too_much_to_ask():
         choose_threshold(np.array([0.9, 0.8]), np.array([0, 1]), 1.0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=2, max_size=40), st.floats(0.1, 1))
 def test_the_threshold_is_the_lowest_that_will_do(pairs, precision):
     judged, labels = (np.array(column) for column in zip(*pairs))

@@ -10,7 +10,7 @@ import pandas
 import pyarrow.parquet
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -273,7 +273,6 @@ def test_segments_outside_their_recording_are_left_out(tmp_path):
     assert prepared.left_out[0][0] == "five" and "lasts 5.25 s" in prepared.left_out[0][1]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_drawn_splits_share_neither_speakers_nor_recordings_nor_sentences(data):
     """Whichever the property is that the splits are drawn by; and they take about the share asked for."""

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_deepspeech2.corpus.segments import CuttingSettings, Segment, cut
@@ -112,7 +112,6 @@ def test_the_transcript_is_as_it_was_written():
     assert [segment.text for segment in found] == ["– Well , yes –", "it is 对，我们 agree ."]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_nothing_is_lost_or_said_twice(data):
     """Whatever the pauses, lines and speakers: the words in order, no overlap, every word inside its segment."""
@@ -152,7 +151,6 @@ def cost_of(words, ends: list[int], settings: CuttingSettings) -> float:
     return cost
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 1.5), min_size=1, max_size=9))
 def test_the_cuts_are_the_best_of_all(pauses):
     words = spoken(len(pauses) + 1, dict(enumerate(pauses)))

@@ -52,7 +52,7 @@ batchings = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(batching=batchings, utterances=st.integers(0, 120) | st.sampled_from([403, 450]), epoch=st.integers(0, 2))
 def test_every_utterance_once_whatever_the_settings(batching, utterances, epoch):
     index = make_index(utterances)
@@ -71,7 +71,7 @@ def test_every_utterance_once_whatever_the_settings(batching, utterances, epoch)
     assert np.array_equal(plan.order, again.order) and np.array_equal(plan.step_ends, again.step_ends)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(batching=batchings, utterances=st.integers(1, 120))
 def test_the_first_epoch_goes_from_short_to_long(batching, utterances):
     batching.sorta_grad = True
@@ -80,7 +80,7 @@ def test_the_first_epoch_goes_from_short_to_long(batching, utterances):
     assert (np.diff(index.seconds[plan.order]) >= 0).all()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(utterances=st.integers(1, 450), parts=st.integers(1, 4), seconds=st.floats(1, 200), epoch=st.integers(0, 1))
 def test_batches_by_seconds_keep_to_their_seconds(utterances, parts, seconds, epoch):
     index = make_index(utterances)

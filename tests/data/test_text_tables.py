@@ -126,7 +126,7 @@ def recording(file: Path, seconds: float = 0.2) -> Path:
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x00"), max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=8), st.sampled_from(["csv", "jsonl", "json"]))
 def test_what_is_written_well_comes_back(folder, pairs, kind):
     """Any text at all, quotation marks and line breaks included, as Python's own writers put it."""
@@ -146,7 +146,7 @@ def test_what_is_written_well_comes_back(folder, pairs, kind):
 RAW = st.text(st.sampled_from('ab,;"\t|{}[]:15.wav \u2028\\'), max_size=25)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(RAW, max_size=12), st.sampled_from(["csv", "tsv", "jsonl"]))
 def test_every_line_of_a_random_file_belongs_to_one_row(folder, lines, kind):
     """Rows in = rows kept + rows named: no line is lost, none counts twice."""

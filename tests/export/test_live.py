@@ -45,7 +45,7 @@ def case(request):
     return StreamingModel(model), open_session(graph), start
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pieces=st.lists(st.integers(0, 300), max_size=12), seed=st.integers(0, 9))
 def test_any_pieces_give_the_logits_of_the_streaming_model(case, pieces, seed):
     """Call by call the same frames: nothing comes later, and nothing is made up at the ends."""

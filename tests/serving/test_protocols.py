@@ -225,7 +225,7 @@ def test_wyoming(server, offline, clips):
 
 def get(server, path: str) -> str:
     request = urllib.request.Request(server.url + path, headers=server.headers)
-    return urllib.request.urlopen(request, timeout=10).read().decode()
+    return urllib.request.urlopen(request, timeout=60).read().decode()
 
 
 def test_health_metrics_and_page(server, clips):

@@ -61,7 +61,7 @@ def balancer(server, replica, tmp_path):
         yield f"127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.mark.skipif(NGINX is None, reason="needs nginx: apt-get install nginx-light")
@@ -101,5 +101,5 @@ def test_a_replica_is_killed_and_streams_go_on(server, replica, balancer, live_m
         assert [await finish(await open_stream()) for _ in range(6)] == 6 * [expected]
 
     asyncio.run(run())
-    with urllib.request.urlopen(f"http://{balancer}/health", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{balancer}/health", timeout=60) as answer:
         assert json.load(answer) == {"ready": True}

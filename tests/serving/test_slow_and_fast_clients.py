@@ -92,7 +92,7 @@ def test_a_server_that_does_not_keep_up_says_so(server, good, clips, slow_engine
             event = {}
             with contextlib.suppress(websockets.ConnectionClosed):
                 while True:
-                    event = json.loads(await asyncio.wait_for(stream.recv(), 30))
+                    event = json.loads(await asyncio.wait_for(stream.recv(), 60))
             return event, stream.close_code
 
     event, code = asyncio.run(send_all())

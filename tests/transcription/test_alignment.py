@@ -68,7 +68,7 @@ def plain_score(emissions: np.ndarray, labels: np.ndarray) -> float:
 
 
 @given(seed=st.integers(0, 10**6), frames=st.integers(1, 7), symbols=st.integers(2, 4), num_labels=st.integers(1, 4))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_best_of_all_paths(seed, frames, symbols, num_labels):
     """Every path of up to 7 frames is tried: ours is the best that spells the labels, or there is none."""
     rng = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def test_best_of_all_paths(seed, frames, symbols, num_labels):
     symbols=st.integers(2, 5),
     checkpoint=st.integers(1, 40),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_checkpoints_change_nothing(seed, frames, share, symbols, checkpoint):
     """Whatever the distance of the checkpoints, the path spells the labels and has the best path's score."""
     rng = np.random.default_rng(seed)

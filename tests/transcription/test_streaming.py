@@ -57,7 +57,6 @@ def logits_of_frames(model: StreamingModel, frames: torch.Tensor, sizes: list[in
     hop=st.integers(1, 4),
     padding=st.tuples(st.integers(0, 5), st.integers(0, 5)),
 )
-@settings(deadline=None)
 def test_windows_of_pieces_are_windows_of_the_whole(length, sizes, size, hop, padding):
     before, after = padding
     whole = torch.nn.functional.pad(torch.arange(1, length + 1), padding)
@@ -105,7 +104,7 @@ def test_live_equals_offline(clips, processor, make_tiny_model, changes, sizes):
 
 
 @given(sizes=st.lists(st.integers(1, 20_000), min_size=1, max_size=5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_samples_in_any_pieces(clips, processor, make_tiny_model, sizes):
     model = make_tiny_model(bidirectional=False, lookahead=5).double()
     waveform = torch.tensor(clips[1].waveform)[: 1_000 * max(sizes)]
