@@ -17,6 +17,7 @@ LARGEST_SAMPLE = 100.0
 # An average this far below its channels means that they cancel each other, as inverted copies do.
 CANCELLED_POWER = 0.01
 HEARD_ENERGY = 0.01  # sum of squares: what is less may be rounding
+MIXED_SAMPLES = 1 << 14  # for which the channels are judged: a second or less
 
 
 class AudioError(UserError):
@@ -75,7 +76,7 @@ class ChannelMixer:
     """Averages the channels of a recording that comes block by block.
 
     Where the channels cancel each other (inverted copies, as a wrongly wired cable makes), the average would be silence:
-    from there on the louder channel is taken, and a warning says so.
+    from there on the louder channel is taken, and a warning says so. They may do so only in a part of the recording.
 
     Args:
         name: what messages call the recording.
@@ -88,15 +89,18 @@ class ChannelMixer:
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
         """(samples, channels) -> (samples,)"""
+        starts = range(0, len(block), MIXED_SAMPLES)
+        return np.concatenate([self._mix(block[start : start + MIXED_SAMPLES]) for start in starts] or [block[:, 0]])
+
+    def _mix(self, block: np.ndarray) -> np.ndarray:
         if self.channel is not None:
             return block[:, self.channel]
         mean = block.mean(1)
         if block.shape[1] == 1:
             return mean
-        self.energies = self.energies + np.square(block, dtype=np.float64).sum(0)
-        self.energy_of_mean += np.square(mean, dtype=np.float64).sum()
-        energy = self.energies.mean()
-        if self.energy_of_mean >= CANCELLED_POWER * energy or energy < HEARD_ENERGY:
+        energies, energy_of_mean = np.square(block, dtype=np.float64).sum(0), np.square(mean, dtype=np.float64).sum()
+        self.energies, self.energy_of_mean = self.energies + energies, self.energy_of_mean + energy_of_mean
+        if not _cancel(energies, energy_of_mean) and not _cancel(self.energies, self.energy_of_mean):
             return mean
         self.channel = int(self.energies.argmax())
         logger.warning(
@@ -104,3 +108,8 @@ class ChannelMixer:
             f"{self.channel + 1} of {block.shape[1]} is used."
         )
         return block[:, self.channel]
+
+
+def _cancel(energies: np.ndarray, energy_of_mean: float) -> bool:
+    energy = energies.mean()
+    return energy >= HEARD_ENERGY and energy_of_mean < CANCELLED_POWER * energy

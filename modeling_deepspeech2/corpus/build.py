@@ -25,7 +25,7 @@ from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
 from ..audio import AudioError, read_waveform
-from ..data.disk_space import room_for, size_of_files
+from ..data.disk_space import FULL, room_for, size_of_files
 from ..data.processes import map_in_processes
 from ..data.sources import DataError
 from ..errors import UserError
@@ -35,7 +35,7 @@ from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 from .filtering import FEATURES, TranscriptFilter, corrupt, score, train_filter
 from .prepare import PROCESSOR, draw_splits
 from .segments import CuttingSettings, segment_recording, segment_samples
-from .shards import CARD, ShardSettings, parts_of, split_order, write_card, write_shards
+from .shards import CARD, ShardSettings, own_parts, parts_of, place_of, split_order, write_card, write_shards
 from .shards import FEATURES as COLUMNS
 from .transcripts import Recording, read_recordings
 
@@ -120,8 +120,10 @@ def build(
             space.
         UserError: no filter reaches the precision.
     """
-    output, work = _places(output)
-    with room_for(work, lambda: 2 * _size_of(source) - size_of_files(work)):
+    output = place_of(output)
+    work = parts_of(output)
+    with room_for(work, lambda: 2 * _size_of(source) - size_of_files(work)), own_parts(output):
+        _check_place(output, work)
         return _build(source, splits, output, work, settings, num_processes, show_progress)
 
 
@@ -181,22 +183,15 @@ def _build(
     return Built(found, rejected, segments, transcript_filter)
 
 
-def _places(output: Path) -> tuple[Path, Path]:
-    """The folder of the data set, and the one of the parts beside it; what an earlier build left is put in order.
+def _check_place(output: Path, work: Path) -> None:
+    """What an earlier build left is put in order.
 
     Raises:
-        DataError: the folder holds something else, or cannot be exchanged for another.
+        DataError: the folder holds something else.
     """
-    work = parts_of(output)
-    if output.is_symlink():
-        output = output.resolve()
-        work = parts_of(output)
     _finish_exchange(output, work / OLD)
     if output.exists() and (not output.is_dir() or any(output.iterdir()) and not (output / REJECTED).exists()):
         raise DataError(f"The folder {output} holds something already: choose another, or empty it.")
-    if output.is_mount():
-        raise DataError(f"The folder {output} is the root of a disk, which cannot be exchanged: name a folder in it.")
-    return output, work
 
 
 def _known_recordings(known: str) -> Iterator[Recording]:
@@ -367,6 +362,8 @@ def _segments(recording: Recording, model, processor, settings: BuildSettings) -
         waveform = read_waveform(recording.audio, rate, recording.name)
         segments = segment_recording(waveform, recording.lines, model, processor, settings.cutting)
     except (AudioError, DataError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) in FULL:  # where ffmpeg's copies go: no fault of the recording
+            raise
         text = " ".join(line.text for line in recording.lines)
         return [common | {"id": recording.name, "text": text, "duration": 0.0, "reason": str(error)}]
     rows = []

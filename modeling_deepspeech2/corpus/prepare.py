@@ -22,14 +22,23 @@ import soundfile
 from tqdm.auto import tqdm
 
 from ..audio import AudioError, read_header, read_part, read_waveform
-from ..data.disk_space import room_for, size_of_files
+from ..data.disk_space import FULL, room_for, size_of_files
 from ..data.sources import DataError, SpeechData
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from ..tokenization_deepspeech2 import DeepSpeech2CTCTokenizer
 from .clips import read_clips
 from .manifests import Clip, ManifestColumns
-from .shards import ShardSettings, is_training, parts_of, split_order, write_card, write_shards
+from .shards import (
+    ShardSettings,
+    is_training,
+    own_parts,
+    parts_of,
+    place_of,
+    split_order,
+    write_card,
+    write_shards,
+)
 
 
 PROCESSOR = "processor"  # folder within the data set
@@ -108,19 +117,19 @@ def prepare(
         output: a folder that is new or empty; until the data set is whole, what is done is kept in OUTPUT.parts.
 
     Raises:
-        DataError: a source that cannot be read, nothing to train on, a folder that holds something already, or no space.
+        DataError: a source that cannot be read, nothing to train on, a folder that holds something already or cannot be
+            exchanged, another call that writes it, or no space.
     """
-    work = parts_of(output)
+    output = place_of(output)
+    work, usable = parts_of(output), pandas.DataFrame()
     new = work / "data_set"
-    _take_back(output, work)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise DataError(f"The folder {output} holds something already: choose another, or empty it.")
-    clips = pandas.DataFrame(read_clips(source, audio_root, columns), columns=Clip._fields)
-    if clips.empty:
-        raise DataError(f"{source} names no clip.")
-    usable = clips.iloc[:0]
-    with room_for(work, lambda: _expected_size(usable) - size_of_files(work)):
-        work.mkdir(parents=True, exist_ok=True)
+    with room_for(work, lambda: _expected_size(usable) - size_of_files(work)), own_parts(output):
+        _take_back(output, work)
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise DataError(f"The folder {output} holds something already: choose another, or empty it.")
+        clips = pandas.DataFrame(read_clips(source, audio_root, columns), columns=Clip._fields)
+        if clips.empty:
+            raise DataError(f"{source} names no clip.")
         _measure_all(clips, work / MEASURED, show_progress)
         usable, separation = _choose_splits(source, clips, settings)
         new.mkdir(exist_ok=True)
@@ -129,7 +138,7 @@ def prepare(
         with open(new / LEFT_OUT, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([["id", "reason"], *prepared.left_out])
         new.replace(output)
-    shutil.rmtree(work)
+        shutil.rmtree(work)
     return prepared
 
 
@@ -151,13 +160,14 @@ def _expected_size(usable: pandas.DataFrame) -> float:
 
 
 def _measure_all(clips: pandas.DataFrame, file: Path, show_progress: bool) -> None:
-    """Fills in seconds and reasons; those that an earlier call has found are taken from a file of JSON lines."""
-    known = {}
+    """Fills in seconds and reasons; the seconds that an earlier call has found are taken from a file of JSON lines."""
+    known: dict[str, tuple[float, str]] = {}
     if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # the last one may be cut short
-                key, *result = json.loads(line)
-                known[key] = result
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError):  # the last one may be cut short
+                key, seconds, reason = json.loads(line)
+                if not reason:  # else it is tried again: the disk may have been away
+                    known[str(key)] = (float(seconds), "")
     keys = [_identity(clip) for clip in clips.itertuples(index=False)]
     new = [number for number, key in enumerate(keys) if key not in known]
     with (
@@ -211,6 +221,9 @@ def _write(
 ) -> Prepared:
     """Writes shards, card and processor."""
     splits, left_out = {}, []
+    for old in folder.glob("*"):  # splits of an earlier call with other settings
+        if old.is_file() and old.name.rpartition("-of-")[0].rpartition("-")[0] not in set(usable["split"]):
+            old.unlink()
     for split in split_order(usable["split"]):
         some = usable[usable["split"] == split].sort_values("seconds", kind="stable")
         splits[split], omitted = _write_split(some, split, folder, settings, show_progress)
@@ -237,7 +250,7 @@ def _write_split(
     """Facts of a split and what was left out of it; one that an earlier call has finished is not written again."""
     note = folder.parent / f"{split}.json"
     key = [settings.shard_megabytes, [_identity(clip) for clip in clips.itertuples(index=False)]]
-    if note.exists():
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # there is none, or it was cut short
         done = json.loads(note.read_text(encoding="utf-8"))
         if done["key"] == key and all((folder / name).exists() for name in done["files"]):
             return done["facts"], done["left_out"]
@@ -291,6 +304,8 @@ def _rows(clips: pandas.DataFrame, left_out: list, bar: tqdm):
         try:
             content, suffix = encode_clip(clip)
         except (AudioError, OSError) as error:
+            if getattr(error, "errno", None) in FULL:  # where ffmpeg's copies go: no fault of the clip
+                raise
             left_out.append([clip.name, str(error)])
             continue
         yield {

@@ -5,15 +5,19 @@ most one row group is held in memory.
 """
 
 import contextlib
-from collections.abc import Iterable
+import re
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 from datasets import Audio, Features, Value
+from filelock import FileLock, Timeout
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..data.sources import DataError
 from ..errors import UserError
 
 
@@ -29,6 +33,9 @@ FEATURES = Features(
 )
 GROUP_ROWS = 64
 CARD = "README.md"
+LOCK = ".lock"
+# What stands in a folder of parts: splits and recordings that are done, durations, and a data set on its way.
+_PARTS = re.compile(r"data_set|old|\.lock|durations\.jsonl|[^.].*\.(json|arrow|new)")
 
 _TEMPLATE = """---
 {metadata}
@@ -82,6 +89,46 @@ def parts_of(output: Path) -> Path:
     if output.is_symlink() and not output.exists():
         raise UserError(f"The output {output} is a link that leads nowhere: name a folder.")
     return output.with_name(f"{output.name}.parts")
+
+
+@contextlib.contextmanager
+def own_parts(output: Path) -> Iterator[Path]:
+    """`parts_of` a data set, made if need be, for one call at a time.
+
+    Raises:
+        DataError: another call is writing the same data set, or the folder holds something else.
+    """
+    work = parts_of(output)
+    if work.exists() and not work.is_dir():
+        raise DataError(f"{work} is a file, but unfinished parts are to be kept there: move it away.")
+    work.mkdir(parents=True, exist_ok=True)
+    foreign = sorted(path.name for path in work.iterdir() if not _PARTS.fullmatch(path.name))
+    if foreign:
+        raise DataError(f"{work}, where unfinished parts are kept, holds {foreign[0]}, which is none: move it away.")
+    lock = FileLock(work / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise DataError(f"Another call is writing {output} already: wait for it to end, or name another folder.") from error
+    try:
+        yield work
+    finally:
+        lock.release()
+        if work.exists() and [path.name for path in work.iterdir()] == [LOCK]:
+            shutil.rmtree(work)
+
+
+def place_of(output: Path) -> Path:
+    """The folder that a data set takes by a renaming; that which a link leads to.
+
+    Raises:
+        DataError: a disk of its own, which cannot be renamed.
+    """
+    parts_of(output)  # has a name
+    place = output.resolve() if output.is_symlink() else output
+    if place.is_mount():
+        raise DataError(f"The folder {output} is the root of a disk, which cannot be exchanged: name a folder in it.")
+    return place
 
 
 def is_training(split: str) -> bool:

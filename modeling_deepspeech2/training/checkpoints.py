@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint import state_dict as sharded
 from tqdm.auto import tqdm
@@ -144,10 +145,36 @@ def last_checkpoint(output: Path) -> Path | None:
 
 def _damage(output: Path, folder: Path) -> str | None:
     problem = damage(folder)
-    if problem is None:
-        needed = [folder_of(output, "start"), *_best_of(output, read_state(folder)["progress"])]
-        problem = next((f"{part}: {text}" for part in needed if (text := damage(part)) is not None), None)
-    return problem
+    if problem is not None:
+        return problem
+    state = read_state(folder)
+    if not state.keys() >= {"progress", "settings", "scaler"} or not Progress.knows(state["progress"]):
+        return "another version of this package wrote its state.json"
+    start = folder_of(output, "start")
+    for part in (start, *_best_of(output, state["progress"])):
+        if (text := damage(part)) is not None:
+            return f"{part}: {text}"
+    return _foreign_tensor(folder, start)
+
+
+def _foreign_tensor(folder: Path, start: Path) -> str | None:
+    """Which tensor of a checkpoint does not belong to the network that a run began with: it was copied from another run."""
+    weights, own = (_shapes(part / "model.safetensors") for part in (folder, start))
+    for name, shape in weights.items():
+        if own and own.get(name) != shape:
+            return f"its weights are those of another network: {name} has shape {tuple(shape)}"
+    for name in _shapes(folder / "optimizer.safetensors"):
+        if name.rpartition(".")[0] not in weights:
+            return f"its optimiser is that of another network: {name}"
+    return None
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    """Of all tensors; none where a large model stands in several files."""
+    if not file.exists():
+        return {}
+    with safe_open(file, "pt") as tensors:
+        return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 (it is no dict)
 
 
 def forget_later(output: Path, checkpoint: Path) -> None:
@@ -159,7 +186,7 @@ def forget_later(output: Path, checkpoint: Path) -> None:
 
 def checkpoints(output: Path) -> list[Path]:
     """From old to new."""
-    return sorted(path for path in (output / "checkpoints").glob("step-*") if path.name[5:].isdecimal())
+    return sorted(path for path in (output / "checkpoints").glob("step-*") if path.name[5:].isdecimal() and path.is_dir())
 
 
 def save_best(

@@ -1,7 +1,7 @@
 """The progress of a training: its position, its measurements, and what it has left out."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -33,6 +33,11 @@ class Progress:
     def state(self) -> dict[str, Any]:
         """In a form that JSON keeps."""
         return dict(vars(self))
+
+    @classmethod
+    def knows(cls, state: dict[str, Any]) -> bool:
+        """Whether a saved state is that of this version: fields that are missing have their defaults, none is new."""
+        return {"step", "unknown"} <= state.keys() <= {one.name for one in fields(cls)}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Progress":

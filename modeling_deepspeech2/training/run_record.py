@@ -78,9 +78,10 @@ def write_record(record: dict[str, Any], output: Path) -> None:
 def read_record(output: Path) -> dict[str, Any]:
     """That of an earlier start, or {} where there is none that can be read."""
     try:
-        return json.loads((output / RECORD).read_text(encoding="utf-8"))
+        found = json.loads((output / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) and isinstance(found.get("resumed", []), list) else {}
 
 
 def now() -> str:

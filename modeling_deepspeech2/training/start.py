@@ -36,7 +36,10 @@ from .tracking import check_tracker
 
 
 # What a resumed run cannot change: the best model so far, the optimiser's state or every step would be another's.
-_FIXED = {"optim", "tokenizer", "normalization", "gradient_accumulation_steps", "validation", "validation_share", "model"}
+_FIXED = {
+    "optim", "tokenizer", "normalization", "statistics_utterances", "gradient_accumulation_steps", "validation",
+    "validation_share", "model",
+}  # fmt: skip
 _FREE_OF_NETWORK = {"hidden_dropout", "batch_norm_momentum"}
 _NO_SETTINGS = {"resume", "output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "eval_only"}
 _TRIED_AT_ONCE = 8  # utterances that are read to find one that can be used

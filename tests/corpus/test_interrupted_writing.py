@@ -3,19 +3,22 @@
 import contextlib
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 import soundfile
 
+import modeling_deepspeech2.corpus.prepare as prepare_module
 from modeling_deepspeech2.corpus.build import OLD, BuildSettings, build
 from modeling_deepspeech2.corpus.prepare import PreparationSettings, prepare
-from modeling_deepspeech2.corpus.shards import parts_of
+from modeling_deepspeech2.corpus.shards import own_parts, parts_of
 from modeling_deepspeech2.data.sources import DataError, SpeechData
 
 
@@ -131,6 +134,74 @@ def test_a_build_over_an_older_one_at_every_change(error, clips, tiny_model_fold
 
 
 @pytest.fixture
+def interrupted(source, tmp_path, monkeypatch) -> Path:
+    """The place of a data set, of which all splits but the last are written."""
+    for number in range(3, 30):
+        shutil.copy(source / f"{number % 3}.wav", source / f"{number}.wav")
+    lines = [f"{number}.wav,a text {chr(97 + number % 26)} {number // 26 * 'b'}\n" for number in range(30)]
+    (source / "metadata.csv").write_text("file_name,text\n" + "".join(lines))
+    output, write_split = tmp_path / "speech", prepare_module._write_split
+
+    def write(clips, split, *others):
+        if split == "validation":
+            raise KeyboardInterrupt
+        return write_split(clips, split, *others)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare_module, "_write_split", write)
+        prepare(source, output, PreparationSettings(), show_progress=False)
+    assert (parts_of(output) / "test.json").exists()
+    return output
+
+
+def test_a_split_of_an_earlier_call_does_not_stay(interrupted, source):
+    """Its clips are training clips now: as a test split they would flatter the model."""
+    prepare(source, interrupted, PreparationSettings(test_share=0), show_progress=False)
+    assert not list(interrupted.glob("test-*")) and len(rows(interrupted)) == 30
+
+
+@pytest.mark.parametrize("name", ["train.json", "durations.jsonl"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"key": 3}', b"\xff\xfe\n5\n[[1], 2]\n", bytes(4)], ids=repr)
+def test_damaged_notes_of_what_is_done_cost_only_time(name, content, interrupted, source):
+    file = parts_of(interrupted) / name
+    file.write_bytes(content + b"\n" + (file.read_bytes() if name == "durations.jsonl" else b""))
+    prepare(source, interrupted, PreparationSettings(), show_progress=False)
+    assert len(rows(interrupted)) == 30
+
+
+def test_two_calls_do_not_share_a_place(interrupted, source):
+    with own_parts(interrupted), pytest.raises(DataError, match="Another call is writing"):
+        prepare(source, interrupted, PreparationSettings(), show_progress=False)
+    prepare(source, interrupted, PreparationSettings(), show_progress=False)
+    assert len(rows(interrupted)) == 30
+
+
+def test_parts_of_somebody_else_are_left_alone(source, tmp_path):
+    (tmp_path / "speech.parts").mkdir()
+    (tmp_path / "speech.parts" / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="holds mine.txt, which is none"):
+        prepare(source, tmp_path / "speech", PreparationSettings(), show_progress=False)
+    assert (tmp_path / "speech.parts" / "mine.txt").read_text() == "mine"
+
+
+def test_a_link_to_an_empty_folder_is_filled(source, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "speech").symlink_to(tmp_path / "elsewhere")
+    prepare(source, tmp_path / "speech", PreparationSettings(), show_progress=False)
+    assert (tmp_path / "speech").is_symlink() and len(rows(tmp_path / "elsewhere")) == 3
+
+
+def test_room_for_copies_is_no_fault_of_the_clips(source, tmp_path, monkeypatch):
+    """What ffmpeg reads may need a copy; where there is no room for it, no clip is left out for good."""
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "encode_clip", Mock(side_effect=FULL))
+        with pytest.raises(DataError, match="no space left"):
+            prepare(source, tmp_path / "speech", PreparationSettings(), show_progress=False)
+    prepare(source, tmp_path / "speech", PreparationSettings(), show_progress=False)
+    assert len(rows(tmp_path / "speech")) == 3
+
+
+@pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
     """A real disk of 1 MB."""
     disk = tmp_path / "disk"
@@ -155,6 +226,8 @@ def test_a_full_disk_is_one_sentence_with_what_is_missing(small_disk, tmp_path):
     with pytest.raises(DataError, match=r"no space left for .*about [\d.]+ MB are missing.*goes on where it stopped"):
         prepare(source, output, settings, show_progress=False)
     assert not output.exists() and not list(small_disk.rglob("*.parquet"))
+    with pytest.raises(DataError, match="root of a disk"):
+        prepare(source, small_disk, settings, show_progress=False)
     subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
     prepare(source, output, settings, show_progress=False)
     assert len(SpeechData(str(output), ["train"], show_progress=False).index) == 5

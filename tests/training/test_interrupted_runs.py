@@ -14,13 +14,14 @@ import pytest
 import torch
 from filelock import FileLock
 from forked_run_ctc import run_ctc_in_a_fork
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from test_run_ctc import write_shard
 
 import run_ctc
 from modeling_deepspeech2.errors import UserError
-from modeling_deepspeech2.training.checkpoints import checkpoints
-from modeling_deepspeech2.training.output_folder import LOCK, MARKER, written
+from modeling_deepspeech2.training.checkpoints import checkpoints, last_checkpoint
+from modeling_deepspeech2.training.output_folder import LOCK, MARKER, seal, written
+from modeling_deepspeech2.training.run_record import RECORD, read_record
 
 
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
@@ -185,6 +186,55 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_taken(whole, tmp_
     assert status == 1 and "is whole: start anew" in printed
 
 
+def of_another_network(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: array.repeat(2, axis=0) for name, array in weights.items()}, folder / "model.safetensors")
+
+
+def of_another_optimizer(folder: Path) -> None:
+    moments = load_file(folder / "optimizer.safetensors")
+    save_file({f"other.{name}": array for name, array in moments.items()}, folder / "optimizer.safetensors")
+
+
+def of_a_later_version(folder: Path) -> None:
+    state = json.loads((folder / "state.json").read_text())
+    state["progress"]["something_new"] = 1
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+def without_progress(folder: Path) -> None:
+    (folder / "state.json").write_text('{"settings": {}}')
+
+
+@pytest.mark.parametrize(
+    "spoil, problem",
+    [
+        (of_another_network, "weights are those of another network"),
+        (of_another_optimizer, "optimiser is that of another network"),
+        (of_a_later_version, "another version of this package"),
+        (without_progress, "another version of this package"),
+    ],
+)
+def test_a_whole_checkpoint_of_something_else_is_not_taken(whole, tmp_path, capsys, spoil, problem):
+    """Copied from another run or written by another version of the package: its hashes are right."""
+    output = shutil.copytree(whole / "run", tmp_path / "run")
+    before = checkpoints(output)
+    later = shutil.copytree(before[-1], output / "checkpoints" / "step-00000009")
+    (output / "checkpoints" / "step-00000010").write_text("a file")
+    (later / "sha256.json").unlink()
+    spoil(later)
+    seal(later)
+    assert last_checkpoint(output) == before[-1]
+    printed = capsys.readouterr().out
+    assert "step-00000009 is damaged: " in printed and problem in printed
+
+
+@pytest.mark.parametrize("content", ['{"resumed": 5', "[1]", '{"resumed": null}', "null"])
+def test_a_damaged_record_is_begun_anew(content, tmp_path):
+    (tmp_path / RECORD).write_text(content)
+    assert read_record(tmp_path) == {}
+
+
 def test_nothing_in_a_checkpoint_is_pickled(whole):
     files = [path for path in (whole / "run" / "checkpoints").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".py"}
@@ -198,7 +248,7 @@ def test_a_changed_setting_is_applied_or_refused_by_name(whole, tmp_path):
     record = json.loads((output / "run.json").read_text())
     assert record["resumed"][-1]["changed"] == {"learning_rate": [0.01, 0.001], "max_steps": [2, 3]}
     assert record["settings"]["learning_rate"] == 0.001
-    for refused in ("--optim=sgd", "--hidden_size=5", "--validation=english/test"):
+    for refused in ("--optim=sgd", "--hidden_size=5", "--validation=english/test", "--statistics_utterances=9"):
         status, printed = run(output, "--resume", refused)
         assert status == 1 and f"{refused[2:].partition('=')[0]}: this run was begun with" in printed
 
