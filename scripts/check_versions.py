@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--keep", nargs="*", default=[], metavar="NAME==VERSION", help="take these instead of the bounds")
     parser.add_argument("--tests", nargs="*", default=FAST_TESTS, metavar="PATH", help="run these (the fast ones)")
     settings = parser.parse_args()
-    folder = REPOSITORY / ".cache" / f"versions_{settings.versions}"
+    folder = REPOSITORY / ".cache" / f"versions_{settings.versions}_{Path(settings.python).name}"
     subprocess.run([settings.python, "-m", "venv", "--clear", folder], check=True)
     kept = {re.split("==", one)[0] for one in settings.keep}
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -66,8 +66,8 @@ def main() -> None:
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(settings.keep + (lowest if settings.versions == "lowest" else [])) + "\n")
     python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "-c", constraints, "-e", f"{REPOSITORY}[{','.join(EXTRAS)}]"]
-    subprocess.run([*install, *TEST_TOOLS], check=True)
+    install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", constraints]
+    subprocess.run([*install, "-e", f"{REPOSITORY}[{','.join(EXTRAS)}]", *TEST_TOOLS], check=True)
     tests = subprocess.run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *settings.tests], cwd=REPOSITORY)
     names = [re.split(r"[<>=\[;]", line)[0] for line in project["dependencies"] + project["optional-dependencies"]["train"]]
     show = "import importlib.metadata as m, sys; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep='\\n')"
