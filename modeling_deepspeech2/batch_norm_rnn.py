@@ -159,7 +159,7 @@ class BatchNormRNN(nn.Module):
     def _project(self, rows: Tensor, weight: Tensor) -> Tensor:
         if self.batch_norm == "off":
             return F.linear(rows, weight, self.bias)
-        if self.training:
+        if self.training or self.norm.weight.is_meta:  # offloaded: accelerate fetches the weights of modules that are called
             return self.norm(F.linear(rows, weight))
         scale, shift = self.norm.scale_and_shift()
         return F.linear(rows, (scale[:, None] * weight).to(weight.dtype), shift.to(weight.dtype))

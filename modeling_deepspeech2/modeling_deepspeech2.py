@@ -220,6 +220,13 @@ class DeepSpeech2PreTrainedModel(PreTrainedModel):
         """There are none. Accelerate asks before it shards a model, and the parent would raise an error."""
         return None
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Raises UserError: there are no embeddings."""
+        raise UserError(
+            "resize_token_embeddings: found a model without embeddings, expected one with; for another alphabet, "
+            "from_pretrained(…, vocab_size=len(tokenizer), ignore_mismatched_sizes=True) starts the output layer afresh."
+        )
+
     def fold_batch_norm(self) -> "DeepSpeech2PreTrainedModel":
         """Returns a copy for inference only: every BatchNorm's running averages are folded into the weights before it.
 

@@ -4,6 +4,7 @@ transformers' own pipeline for CTC models reads files through ffmpeg and resampl
 soundfile and soxr, which install everywhere.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from .loading_checks import check_parts
 from .recognition import Recognition
 from .remote_code import travels_with_code
 
+
+logger = logging.getLogger(__name__)
 
 PUSH_ARGUMENTS = ("repo_id", "token", "private", "commit_message", "revision", "create_pr")
 
@@ -72,6 +75,9 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
 
     def _sanitize_parameters(self, hotwords: dict[str, float] | None = None, n_best: int | None = None, **kwargs):
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        ignored = [*forward, *(["decoder_kwargs"] if postprocess.pop("decoder_kwargs", None) else [])]
+        if ignored:  # a program for models that generate may pass them; a misspelt name must not vanish
+            logger.warning(f"Ignored: {', '.join(ignored)}; this pipeline has no such arguments.")
         asked = {name: value for name, value in (("hotwords", hotwords), ("n_best", n_best)) if value is not None}
         if asked and self.decoder is None:
             raise UserError(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import accelerate
 import jiwer
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from huggingface_hub import DatasetCard, ModelCard, SpaceCard
 from packaging.requirements import Requirement
 from transformers import AutoModelForCTC, AutoProcessor, pipeline
 
+from modeling_deepspeech2.errors import UserError
 from modeling_deepspeech2.training.metrics import ErrorRates
 
 
@@ -127,6 +129,41 @@ def test_leaderboard(tiny_model_folder, clips):
         if dtype == torch.float32:
             best_path = pipeline("automatic-speech-recognition", tiny_model_folder, decoder=None)
             assert texts == [best_path(waveform)["text"] for waveform in waveforms]
+
+
+def test_accelerate_places_a_model(tiny_model_folder, clips, processor, tmp_path):
+    """Placed by itself, offloaded to memory or disk, or loaded from shards into an empty model: the same logits."""
+    load, shards = AutoModelForCTC.from_pretrained, tmp_path / "shards"
+    model = load(tiny_model_folder)
+    model.save_pretrained(shards, max_shard_size="50KB")
+    assert len(list(shards.glob("*.safetensors"))) > 1
+    with accelerate.init_empty_weights():
+        shell = AutoModelForCTC.from_config(model.config).eval()
+    found = {
+        "device_map": load(tiny_model_folder, device_map="auto"),
+        "memory": accelerate.cpu_offload(load(tiny_model_folder), execution_device="cpu"),
+        "disk": accelerate.disk_offload(load(tiny_model_folder), tmp_path / "disk", execution_device="cpu"),
+        "shards": accelerate.load_checkpoint_and_dispatch(shell, shards, device_map={"": "cpu"}),
+    }
+    inputs = processor(clips[0].waveform, sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        for way, placed in found.items():
+            assert (placed(**inputs).logits - expected).abs().max() < 1e-4, way
+
+
+def test_a_model_without_embeddings_says_so(tiny_model_folder):
+    with pytest.raises(UserError, match="vocab_size=len"):
+        AutoModelForCTC.from_pretrained(tiny_model_folder).resize_token_embeddings(40)
+
+
+def test_arguments_of_other_pipelines_are_named(tiny_model_folder, clips, caplog):
+    """They change nothing, and a misspelt name is not lost in silence."""
+    recognizer = pipeline("automatic-speech-recognition", tiny_model_folder)
+    expected = recognizer(clips[0].waveform)
+    assert not caplog.messages
+    assert recognizer(clips[0].waveform, hotword={"a": 1.0}, generate_kwargs={"num_beams": 5}) == expected
+    assert "Ignored: num_beams, hotword;" in caplog.text
 
 
 @pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda folder: folder.name)
