@@ -114,7 +114,7 @@ def read_waveform(audio: dict, sampling_rate: int, name: str) -> np.ndarray:
         OSError: there is no such file, or it may not be read.
     """
     with open_audio(_source(audio, name), name, streams=False) as file:
-        return _whole(file, sampling_rate, name)
+        return _whole(file, sampling_rate, name_of(name))
 
 
 def read_header(audio: dict, name: str) -> AudioHeader:
@@ -139,11 +139,11 @@ def read_part(audio: dict, start: float, seconds: float, name: str) -> tuple[np.
     with open_audio(_source(audio, name), name, streams=False) as file:
         rate = file.header.rate
         wanted, pieces = round(seconds * rate), []
-        for block in _mixed(file, min(seconds, BLOCK_SECONDS), name, start=start):
+        for block in _mixed(file, min(seconds, BLOCK_SECONDS), name_of(name), start=start):
             pieces.append(block[: wanted - sum(map(len, pieces))])
             if sum(map(len, pieces)) >= wanted:
                 break
-        return to_mono(np.concatenate(pieces) if pieces else np.zeros(0), rate, rate, name), rate
+        return to_mono(np.concatenate(pieces) if pieces else np.zeros(0), rate, rate, name_of(name)), rate
 
 
 def _source(audio: dict, name: str) -> AudioSource:

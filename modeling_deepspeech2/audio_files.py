@@ -5,6 +5,7 @@ seekable file, which soundfile decodes or, if it does not know the format, the f
 ffmpeg gets one local file, no network access, and no format that refers to other files (playlists, concatenation lists).
 """
 
+import contextlib
 import io
 import logging
 import os
@@ -44,6 +45,8 @@ _DECLARED_BYTES = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d
 _UNKNOWN_BYTES = 0x7FFF_0000
 _LARGEST_OGG_PAGE = 65_307  # bytes
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_URL_IN_TEXT = re.compile(_URL.pattern + r"[^\s'\"<>]+")
+_SECRETS = re.compile(r"(?<=://)[^/?#]*@|[?#].*", re.DOTALL)  # of a URL: passwords, and tokens behind the path
 
 # Formats that hold audio themselves. What is not in this list, playlists above all, can make ffmpeg open other files.
 FFMPEG_FORMATS = (
@@ -78,6 +81,7 @@ def open_audio(source: AudioSource, name: str, streams: bool = True) -> Iterator
         AudioError: no known format, or nothing that can be read.
         FileNotFoundError: there is no such file.
     """
+    name = name_of(name)
     with ExitStack() as stack:
         file = stack.enter_context(_seekable(source, name, streams))
         decoder = _decoder(file, name)
@@ -344,7 +348,8 @@ def _open_url(url: str, name: str, stack: ExitStack) -> BinaryIO:
     except Exception as error:  # each protocol has its own kinds
         shown = name_of(url)
         place = "" if shown == name else f" from {shown}"
-        reason = (str(error).strip() or repr(error)).splitlines()[0].replace(url, shown).rstrip(".")
+        reason = (str(error).strip() or repr(error)).replace(url, shown).splitlines()[0].rstrip(".")
+        reason = _URL_IN_TEXT.sub(lambda match: name_of(match[0]), reason)  # those that it was sent on to
         raise AudioError(f"{name} cannot be fetched{place} ({reason}).") from error
 
 
@@ -371,8 +376,10 @@ def name_of(source: AudioSource) -> str:
     if isinstance(source, str) and source == "-":
         return "the standard input"
     if isinstance(source, str) and _URL.match(source):
-        source = source.partition("?")[0]  # what follows may be a secret
+        source = _SECRETS.sub("", source)
     name = getattr(source, "name", None) if hasattr(source, "read") else source
     if isinstance(name, (str, os.PathLike)):
-        return os.fsencode(name).decode("utf-8", "backslashreplace")
+        with contextlib.suppress(UnicodeEncodeError):
+            return os.fsencode(name).decode("utf-8", "backslashreplace")
+        return os.fspath(name).encode("utf-8", "backslashreplace").decode()  # half a character, of JSON
     return "the audio bytes"

@@ -10,6 +10,7 @@ import numpy as np
 from .errors import UserError
 
 
+LARGEST_WEIGHT = 1e6  # sums of larger ones leave no place for the sound
 MOST_LETTERS = 1_000_000  # of all hot words together: some 100,000 words
 
 
@@ -114,8 +115,10 @@ def _patterns(tokenizer: Any, hotwords: dict[str, float]) -> list[tuple[list[int
         )
     patterns = []
     for text, weight in hotwords.items():
-        if not isinstance(weight, Real) or not 0 <= weight < np.inf:
-            raise UserError(f"hotwords: found the weight {weight!r} of {text!r}, expected a number of at least 0.")
+        if not isinstance(weight, Real) or not 0 <= weight <= LARGEST_WEIGHT:
+            raise UserError(
+                f"hotwords: found the weight {weight!r} of {text!r}, expected a number from 0 to {LARGEST_WEIGHT:,.0f}."
+            )
         if not isinstance(text, str):
             raise UserError(f"hotwords: found {text!r}, expected a word or phrase as a string.")
         unknown = "".join(tokenizer.unknown_characters(text)) if hasattr(tokenizer, "unknown_characters") else ""

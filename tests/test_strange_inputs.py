@@ -26,9 +26,12 @@ from modeling_deepspeech2 import (
     read_audio,
     transcribe,
 )
-from modeling_deepspeech2.audio import to_mono
+from modeling_deepspeech2.audio import name_of, read_waveform, to_mono
+from modeling_deepspeech2.corpus.clips import read_clips
+from modeling_deepspeech2.corpus.prepare import measure_clip
 from modeling_deepspeech2.errors import UserError
 from modeling_deepspeech2.ngram import NGramModel
+from modeling_deepspeech2.waveform import ChannelMixer
 
 
 RATE = 16_000
@@ -275,7 +278,7 @@ def test_decoders_out_of_range(change, processor, tmp_path):
 
 HOTWORDS = [
     {"one": -1.0}, {"one": math.nan}, {"one": "5"}, {"": 5.0}, {"   ": 5.0}, {"слово": 5.0}, {"a" * 1_000_001: 5.0},
-    {5: 5.0}, ["one"], "one", {"one": None}, {"one": math.inf},
+    {5: 5.0}, ["one"], "one", {"one": None}, {"one": math.inf}, {"a": 1e308, "aa": 1e308}, {"one": 10**400},
 ]  # fmt: skip
 
 
@@ -292,6 +295,8 @@ def test_streams_that_are_misused(live_model, make_tiny_model, processor):
     stream = DeepSpeech2Stream(live_model, processor)
     one_sentence(lambda: feed_streams([stream, stream], [spoilt(0, 0.0)] * 2), ValueError)
     one_sentence(lambda: feed_streams([stream], []), ValueError)
+    one_sentence(lambda: feed_streams([stream, None], [spoilt(0, 0.0)] * 2))
+    assert feed_streams(iter([stream]), iter([spoilt(0, 0.0)[:0]])) == [[]]
     one_sentence(lambda: stream.feed(None))
     one_sentence(lambda: stream.feed("speech.wav"))
     one_sentence(lambda: stream.feed(b"\x00\x01" * 100))
@@ -390,3 +395,58 @@ def test_mono_of_two_channels_that_cancel(caplog):
     samples = spoilt(0, 0.0)
     found = to_mono(np.stack([samples, -samples]), RATE, RATE)
     assert np.abs(found).max() > 0.1 and "cancel each other" in caplog.text
+
+
+@pytest.mark.parametrize("part", [0.0, 0.4, 0.9], ids=["all", "from the middle on", "in its last tenth"])
+@pytest.mark.parametrize("length", [16_000, 1_600_000], ids=["a second", "long"])
+def test_channels_that_cancel_in_a_part_of_a_recording(part, length, caplog):
+    """A cable that loses its contact; as an array and in blocks."""
+    samples = np.resize(spoilt(0, 0.0), length) if part == 0 else np.resize(spoilt(0, 0.0), 1_600_000)
+    other = np.where(np.arange(len(samples)) < part * len(samples), samples, -samples)
+    stereo = np.stack([samples, other]).astype(np.float32)
+    mixer = ChannelMixer("a call")
+    for found in (to_mono(stereo, RATE, RATE), np.concatenate([mixer(block) for block in np.array_split(stereo.T, 7)])):
+        assert len(found) == len(samples) and np.abs(found[-4_000:]).max() > 0.1
+    assert "cancel each other" in caplog.text
+
+
+def test_channels_of_a_quiet_room_are_averaged(caplog):
+    """Noises of their own, and a channel that is switched off, cancel nothing."""
+    rng = np.random.default_rng(0)
+    noise = 0.01 * rng.standard_normal((2, 160_000)).astype(np.float32)
+    assert np.allclose(to_mono(noise, RATE, RATE), noise.mean(0), atol=1e-7)
+    noise[1] = 0
+    assert np.allclose(to_mono(noise, RATE, RATE), noise.mean(0), atol=1e-7) and caplog.text == ""
+
+
+SECRET = "hunter2"
+ADDRESSES = [
+    f"http://me:{SECRET}@127.0.0.1:9/a.wav",
+    f"http://{SECRET}@127.0.0.1:9/a.wav",
+    f"http://127.0.0.1:9/a.wav?X-Amz-Signature={SECRET}",
+    f"HTTP://127.0.0.1:9/a.wav?a=b#{SECRET}",
+    f"http://127.0.0.1:9/a.wav#token={SECRET}",
+    f"https://u:{SECRET}@[::1]:9/a.wav?token={SECRET}",
+    f"ftp://u:{SECRET}@127.0.0.1:9/a.wav",
+    f"gopher://u:{SECRET}@none/a.wav?{SECRET}",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_secrets_of_an_address_are_never_shown(address, tmp_path, capsys, caplog):
+    """Passwords and signatures: in no message, log or table, by whichever way the address comes."""
+    said = []
+    for read in (lambda: read_audio(address, RATE), lambda: read_waveform({"path": address}, RATE, address)):
+        with pytest.raises((UserError, OSError)) as caught:
+            read()
+        said.append(str(caught.value))
+    manifest = tmp_path / "train.jsonl"
+    manifest.write_text(json.dumps({"audio": address, "text": "one"}))
+    [clip] = read_clips(manifest)
+    said += [clip.name, measure_clip(clip)[1]]
+    assert all(SECRET not in text for text in (*said, caplog.text, *capsys.readouterr())), said
+    assert all("a.wav" in text for text in said)
+
+
+def test_names_of_half_a_character_are_shown():
+    assert name_of("\ud800 a.wav") == "\\ud800 a.wav"

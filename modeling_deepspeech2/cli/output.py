@@ -13,7 +13,7 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
-from ..audio import read_audio_blocks
+from ..audio import name_of, read_audio_blocks
 from ..transcription.chunks import BLOCK_SECONDS
 
 
@@ -71,7 +71,7 @@ class Progress:
 
     def watch(self, file: str, rate: int, channel: int | None = None) -> Iterator[np.ndarray]:
         """Passes on the audio of a file, or of one channel, and counts it; of several channels only the first."""
-        self.bar.set_description_str(f"{Path(file).name} ")
+        self.bar.set_description_str(f"{Path(name_of(file)).name} ")
         for block in read_audio_blocks(file, rate, BLOCK_SECONDS, channel=channel):
             yield block
             if channel:

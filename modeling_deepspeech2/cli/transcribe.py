@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(settings: argparse.Namespace) -> int:
-    from ..audio import audio_seconds
+    from ..audio import audio_seconds, name_of
     from ..errors import UserError
     from .output import Progress, written
 
@@ -79,8 +79,9 @@ def run(settings: argparse.Namespace) -> int:
             except BrokenPipeError:
                 raise
             except (UserError, OSError) as error:
-                bad.append(file)
-                progress.write(f"{error}\n" if file in str(error) else f"{file}: {error}\n", sys.stderr)
+                shown = name_of(file) if "://" in file else file  # an address may hold a secret
+                bad.append(shown)
+                progress.write(f"{error}\n" if shown in str(error) else f"{shown}: {error}\n", sys.stderr)
     if bad:
         print(f"{len(bad)} of {len(outputs)} files could not be transcribed: {', '.join(bad)}", file=sys.stderr)
     return 1 if bad else 0

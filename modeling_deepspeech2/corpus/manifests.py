@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ..audio import name_of
 from ..data.sources import METADATA_FILES, DataError
 from ..data.text_tables import TEXT_TABLES, Row, read_rows
 
@@ -119,7 +120,8 @@ def _clip(row: Row, file: Path, root: Path, split: str | None, columns: Manifest
         start, problem = None, f"Its offset and duration must be seconds ({error})."
     if problem:
         return Clip(name or place, "", "", speaker, split, problem=problem)
-    name = name or (audio if start is None else f"{audio}-{start:.2f}")
+    shown = name_of(audio) if "://" in audio else audio  # an address may hold a secret
+    name = name or (shown if start is None else f"{shown}-{start:.2f}")
     return Clip(name, place_of(audio, root), text or "", speaker, split, start, end)
 
 

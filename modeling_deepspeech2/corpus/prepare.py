@@ -21,7 +21,7 @@ import pandas
 import soundfile
 from tqdm.auto import tqdm
 
-from ..audio import AudioError, read_header, read_part, read_waveform
+from ..audio import AudioError, name_of, read_header, read_part, read_waveform
 from ..data.disk_space import FULL, room_for, size_of_files
 from ..data.sources import DataError, SpeechData
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
@@ -313,7 +313,7 @@ def _rows(clips: pandas.DataFrame, left_out: list, bar: tqdm):
             "audio": {"bytes": content, "path": Path(clip.name).name + suffix * (Path(clip.name).suffix != suffix)},
             "text": clip.text,
             "speaker_id": None if pandas.isna(clip.speaker) else clip.speaker,
-            "source": Path(clip.path).name,
+            "source": Path(name_of(clip.path)).name,
             "duration": clip.seconds,
         }
         bar.update()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 
+from ..audio import name_of
 from ..data.sources import METADATA_FILES, DataError, all_splits, as_text, open_source
 from ..data.text_tables import PROBLEM
 from .clips import read_clips
@@ -78,7 +79,7 @@ def read_recordings(source: str, splits: list[str]) -> Iterator[Recording]:
             for table in opened.tables(shard, ["id", opened.audio_column, opened.text_column, "speaker_id"]):
                 for row in table.to_pylist():
                     audio = {"bytes": None, "path": None} | opened.audio(row)
-                    name = as_text(row.get("id")) or audio["path"] or f"{split}-{number}"
+                    name = as_text(row.get("id")) or (audio["path"] and name_of(audio["path"])) or f"{split}-{number}"
                     lines = _lines(as_text(row[opened.text_column]), as_text(row.get("speaker_id")) or None)
                     yield Recording(name, audio, lines, split.replace("/", "_"), row.get(PROBLEM) or "")
                     number += 1

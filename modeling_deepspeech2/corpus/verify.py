@@ -12,6 +12,7 @@ import numpy as np
 import pandas
 from tqdm.auto import tqdm
 
+from ..audio import name_of
 from ..data.processes import map_in_processes
 from ..data.sources import DataError, Source, Utterance, as_text, declared_seconds, open_source
 from ..data.text_tables import PROBLEM
@@ -103,7 +104,7 @@ def _batches(
                 batch: list[Row] = []
                 for row in table.slice(start, ROWS_AT_A_TIME).to_pylist():
                     audio = {"bytes": None, "path": None} | source.audio(row)
-                    name = as_text(row.get("id")) or audio["path"] or f"{split}, row {place}"
+                    name = as_text(row.get("id")) or (audio["path"] and name_of(audio["path"])) or f"{split}, row {place}"
                     text, speaker = as_text(row[text_column]), as_text(row.get(speaker_column))
                     known = {
                         "split": split,

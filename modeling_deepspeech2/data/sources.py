@@ -19,7 +19,7 @@ from datasets.packaged_modules.folder_based_builder.folder_based_builder import 
 from datasets.packaged_modules.parquet.parquet import Parquet
 from tqdm.auto import tqdm
 
-from ..audio import AudioError, read_waveform
+from ..audio import AudioError, name_of, read_waveform
 from .durations import (
     DurationIndex,
     cache_file,
@@ -397,7 +397,7 @@ class SpeechData:
 
     def _utterance(self, number: int, row: dict, source: Source, split: str) -> Utterance:
         audio, text = source.audio(row), row[source.text_column]
-        name = row.get("id") or audio.get("path")
+        name = row.get("id") or (audio.get("path") and name_of(audio["path"]))
         at = f"{split}, row {self.index.rows[number]}"
         name = at if name is None else f"{name} ({at})" if self._is_repeated[number] else str(name)
         seconds = float(self.index.seconds[number])

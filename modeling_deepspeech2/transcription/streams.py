@@ -143,6 +143,9 @@ def feed_streams(streams: list[DeepSpeech2Stream], pieces: list[np.ndarray | Ten
         ValueError: a stream that is finished or comes twice, a piece that is no audio, another number of pieces than of
             streams; no stream has moved on then.
     """
+    streams, pieces = list(streams), list(pieces)
+    if not all(isinstance(stream, DeepSpeech2Stream) for stream in streams):
+        raise UserError("streams: found something else among them, expected streams of DeepSpeech2Stream alone.")
     if len(streams) != len(pieces):
         raise UserError(f"pieces: found {len(pieces)}, expected one for each of the {len(streams)} streams.")
     if len({id(stream) for stream in streams}) < len(streams):
