@@ -103,7 +103,7 @@ def process():
 def test_hot_words_a_full_disk_and_a_signal(process, live_model, clips):
     """With the language model, files and streams get the texts of `transcribe`, hot words included, on a disk that is full.
 
-    After SIGTERM the stream under way gets its last text and code 1001; the exit status is 0.
+    After SIGTERM the stream under way gets its last text and code 1001, an upload under way 503; the exit status is 0.
     """
     server, port = process
     model, processor, _ = live_model
@@ -128,6 +128,8 @@ def test_hot_words_a_full_disk_and_a_signal(process, live_model, clips):
             await stream.send(content)
             assert json.loads(await stream.recv())["partial"]
             if is_last:
+                half_an_upload.sendall(f"{upload_head}\r\n\r\n--x\r\n".encode())
+                await asyncio.sleep(0.5)
                 server.send_signal(signal.SIGTERM)
             else:
                 await stream.send('{"eof": 1}')
@@ -135,6 +137,9 @@ def test_hot_words_a_full_disk_and_a_signal(process, live_model, clips):
             await stream.wait_closed()
             return text, stream.close_code
 
+    half_an_upload = socket.create_connection(("127.0.0.1", port), timeout=60)
+    upload_head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 1000\r\n"
+    upload_head += "Content-Type: multipart/form-data; boundary=x"
     hotwords = {"sat": 10.0}
     texts = [offline(samples, None), offline(samples, hotwords)]
     assert texts[0] != texts[1]
@@ -143,6 +148,8 @@ def test_hot_words_a_full_disk_and_a_signal(process, live_model, clips):
     assert upload(long, None) == texts[0]
     assert asyncio.run(talk(None)) == (texts[0], 1000)
     assert asyncio.run(talk(hotwords, is_last=True)) == (texts[1], 1001)
+    with half_an_upload:
+        assert b" 503 " in half_an_upload.recv(1_000)
     assert server.wait(120) == 0  # ten seconds at most, but for a busy machine
     said = server.stderr.read()
     assert f"Serving deepspeech2-english-live at http://127.0.0.1:{port}/" in said and "Traceback" not in said

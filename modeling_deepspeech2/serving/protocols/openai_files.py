@@ -77,11 +77,11 @@ async def transcribe_file(request: Request) -> Response:
     await form.close()  # the job has the content
     utterances = service.files.transcribe(job)
     if is_streamed:
-        async with _watched(request):  # before the status is sent: the file may be none
+        async with _watched(request, service):  # before the status is sent: the file may be none
             first = await anext(utterances, None)
         return StreamingResponse(_events(service, model, job, first, utterances), media_type="text/event-stream")
     found = []
-    async with _watched(request), aclosing(utterances):
+    async with _watched(request, service), aclosing(utterances):
         async for utterance in utterances:
             found.append(utterance)
     service.metrics.audio.labels("file").inc(job.seconds)
@@ -92,7 +92,7 @@ async def _read_form(request: Request, service: Service) -> FormData:
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise Refusal("Expected the content type multipart/form-data with a field 'file'.", status=415)
     try:
-        with anyio.fail_after(service.limits.upload_seconds):
+        with service.connection(), anyio.fail_after(service.limits.upload_seconds):
             parser = _InMemoryParser(request.headers, request.stream(), max_files=1, max_fields=50, max_part_size=65_536)
             return await parser.parse()
     except MultiPartException as error:
@@ -101,6 +101,8 @@ async def _read_form(request: Request, service: Service) -> FormData:
         raise Refusal("The request's body did not come in time.", "too_slow", 408) from error
     except ClientDisconnect as error:
         raise Refusal("The client has left.", "left", 499) from error
+    except asyncio.CancelledError as error:
+        raise _ending(service, error) from error
 
 
 def _text(form: FormData, field: str) -> str | None:
@@ -138,7 +140,7 @@ def _read_hotwords(form: FormData, service: Service) -> dict[str, float] | None:
 
 
 @asynccontextmanager
-async def _watched(request: Request) -> AsyncIterator[None]:
+async def _watched(request: Request, service: Service) -> AsyncIterator[None]:
     """Cancels the work for a client that has disconnected."""
     task, has_left = asyncio.current_task(), False
 
@@ -154,11 +156,19 @@ async def _watched(request: Request) -> AsyncIterator[None]:
         yield
     except asyncio.CancelledError as error:
         if not has_left:
-            raise
+            raise _ending(service, error) from error
         task.uncancel()
         raise Refusal("The client has left.", "left", 499) from error
     finally:
         watcher.cancel()
+
+
+def _ending(service: Service, cancelled: asyncio.CancelledError) -> BaseException:
+    """What a request ends with that was cancelled: at shutdown, an answer that the client can understand."""
+    if not service.is_ending:
+        return cancelled
+    asyncio.current_task().uncancel()
+    return Refusal("The server is ending.", "ending", 503)
 
 
 def _answer(style: str, model: ServedModel, found: list[Hypothesis], seconds: float, words: bool) -> Response:
