@@ -1,12 +1,12 @@
 """Streams that a core transcribes live: the dispatcher of the server against the code of an earlier commit, in turns.
 
     python -m benchmarks.streams_per_core                                   # against 434db90, before there was a server
-    python -m benchmarks.streams_per_core --before HEAD~20 --streams 10 --clips 20 --rounds 5 --chart streams.svg
+    python -m benchmarks.streams_per_core --before HEAD~20 --streams 10 --seconds 5 --rounds 3 --chart streams.svg
 
-Both transcribe the same bundled clips with the same published model, that of the earlier commit, in pieces of 100 ms, and
-show the stable and the tentative text after each piece. The earlier code moves its streams by `feed_streams`. What counts is
-processor time, so that other programs on the machine hardly matter; the first second of audio, which warms up, does not. The
-texts of all clips are compared.
+Both transcribe the same streams with the same published model, that of the earlier commit, in pieces of 100 ms, and show
+the stable and the tentative text after each piece. A stream is bundled clips one behind the other, without pauses; all are
+equally long. The earlier code moves its streams by `feed_streams`. What counts is processor time, so that other programs on
+the machine hardly matter; the first second of audio, which warms up, does not. The texts of all streams are compared.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import functools
 import json
 import os
 import queue
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -103,7 +102,7 @@ def timed(feed: Callable[[int], None], clips: list[np.ndarray]) -> float:
     return time.process_time() - begin
 
 
-def measure_here(folder: str, clips_file: str, streams: int) -> None:
+def measure_here(folder: str, file: str) -> None:
     """In a process of one of the two commits: prints texts and times as JSON."""
     import torch
 
@@ -113,17 +112,14 @@ def measure_here(folder: str, clips_file: str, streams: int) -> None:
     torch.set_num_threads(1)
     processor = DeepSpeech2Processor.from_pretrained(folder)
     model = DeepSpeech2ForCTC.from_pretrained(folder).eval()
-    with np.load(clips_file) as file:
-        clips = list(file.values())
+    with np.load(file) as content:
+        streams = list(content.values())
     has_server = (Path(modeling_deepspeech2.__file__).parent / "serving").exists()
     transcribe = by_dispatcher if has_server else by_feed_streams
     found = {}
     for name in DECODERS:
         decoder = CTCBeamSearchDecoder.from_pretrained(folder, processor.tokenizer) if name == "beam search" else None
-        texts, seconds = [], 0.0
-        for first in range(0, len(clips), streams):
-            own, taken = transcribe(model, processor, decoder, clips[first : first + streams])
-            texts, seconds = texts + own, seconds + taken
+        texts, seconds = transcribe(model, processor, decoder, streams)
         found[name] = {"texts": texts, "seconds": seconds}
     print(json.dumps(found))
 
@@ -140,43 +136,52 @@ def checked_out(revision: str) -> Iterator[Path]:
             subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=REPOSITORY, check=True)
 
 
-def run(tree: Path, folder: Path, clips_file: Path, streams: int) -> dict:
+def run(tree: Path, folder: Path, file: Path) -> dict:
     """This file, with the package of a tree."""
-    command = [sys.executable, __file__, "--here", folder, "--clips_file", clips_file, "--streams", str(streams)]
+    command = [sys.executable, __file__, "--here", folder, "--file", file]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree)}
     found = subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(found.stdout.splitlines()[-1])
 
 
+def joined(clips: list[np.ndarray], streams: int, seconds: float) -> list[np.ndarray]:
+    """Streams of one length, each of clips one behind the other."""
+    everything, size = np.concatenate(clips), round(seconds * RATE)
+    places = np.cumsum([0, *map(len, clips)])[np.arange(streams) * len(clips) // streams]
+    return [np.resize(np.roll(everything, -place), size) for place in places]
+
+
 def compare(settings: argparse.Namespace) -> None:
     from benchmarks.recordings import read_clips
 
-    clips = [clip for clip, _ in read_clips("english")[: settings.clips]]
+    streams = joined([clip for clip, _ in read_clips("english")], settings.streams, settings.seconds)
     with checked_out(settings.before) as tree:
-        clips_file = tree.with_name("clips.npz")
-        np.savez(clips_file, *clips)
+        np.savez(file := tree.with_name("streams.npz"), *streams)
         rounds = []
         for number in range(settings.rounds):
             print(f"round {number + 1} of {settings.rounds}", file=sys.stderr, flush=True)
-            rounds.append([run(where, tree / MODEL, clips_file, settings.streams) for where in (tree, REPOSITORY)])
-    pieces = sum(max(0, len(clip) - RATE) for clip in clips) / PIECE
+            rounds.append([run(where, tree / MODEL, file) for where in (tree, REPOSITORY)])
+    pieces = sum(len(stream) - RATE for stream in streams) / PIECE
+    milliseconds = {
+        name: np.array([[1e3 * place[name]["seconds"] / pieces for place in one] for one in rounds]) for name in DECODERS
+    }
+    milliseconds["the search alone"] = milliseconds["beam search"] - milliseconds["best path"]
     print(
-        f"{settings.streams} streams in a batch, {len(clips)} clips, pieces of 100 ms, medians of {settings.rounds} rounds\n"
+        f"{settings.streams} streams of {settings.seconds:g} s in a batch, pieces of 100 ms, medians of {settings.rounds} "
+        f"rounds\n\n| decoder | processor time a piece: {settings.before} | now | streams per core | ratio | same texts |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: |"
     )
-    print(f"| decoder | processor time a piece: {settings.before} | now | streams per core | ratio | same texts |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
     rows = {}
-    for name in DECODERS:
-        before, now = ([1e3 * one[place][name]["seconds"] / pieces for one in rounds] for place in (0, 1))
-        ratio = statistics.median(first / second for first, second in zip(before, now))
-        same = sum(map(str.__eq__, rounds[0][0][name]["texts"], rounds[0][1][name]["texts"]))
-        before_ms, now_ms = statistics.median(before), statistics.median(now)
-        rows[name] = 100 / before_ms, 100 / now_ms
-        counts = f"{100 / before_ms:.0f} → {100 / now_ms:.0f}"
-        print(
-            f"| {name} | {before_ms:.2f} ms ({min(before):.2f}–{max(before):.2f}) | {now_ms:.2f} ms "
-            f"({min(now):.2f}–{max(now):.2f}) | {counts} | {ratio:.1f} | {same} of {len(clips)} |"
-        )
+    for name, found in milliseconds.items():
+        before, now = np.median(found, 0)
+        ranges = [f"{own.min():.2f}–{own.max():.2f}" for own in found.T]
+        cells = [name, f"{before:.2f} ms ({ranges[0]})", f"{now:.2f} ms ({ranges[1]})", "", "", ""]
+        if name in DECODERS:
+            rows[name] = 100 / before, 100 / now
+            cells[3] = f"{100 / before:.0f} → {100 / now:.0f}"
+            cells[5] = f"{sum(map(str.__eq__, *(place[name]['texts'] for place in rounds[0])))} of {len(streams)}"
+        cells[4] = f"{np.median(found[:, 0] / found[:, 1]):.1f}"
+        print(f"| {' | '.join(cells)} |")
     if settings.chart:
         draw(rows, settings)
 
@@ -201,14 +206,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", default="434db90", metavar="COMMIT", help="to compare with (%(default)s)")
     parser.add_argument("--streams", type=int, default=20, help="in one batch (%(default)s)")
-    parser.add_argument("--clips", type=int, default=40, help="of the bundled English test split (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each stream (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
     parser.add_argument("--chart", metavar="FILE")
     parser.add_argument("--here", metavar="MODEL", help=argparse.SUPPRESS)
-    parser.add_argument("--clips_file", help=argparse.SUPPRESS)
+    parser.add_argument("--file", help=argparse.SUPPRESS)
     settings = parser.parse_args()
     if settings.here:
-        measure_here(settings.here, settings.clips_file, settings.streams)
+        measure_here(settings.here, settings.file)
     else:
         compare(settings)
 

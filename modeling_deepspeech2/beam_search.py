@@ -62,25 +62,53 @@ class Beam:
             hot=zero + hot,
             bonus=np.zeros(1),
         )
-        # The tree of prefixes: node 0 is the empty one.
+        # The tree of prefixes: node 0 is the empty one, and each comes after its parent.
         self.parents, self.symbols, self.size = np.zeros(1024, np.int64), np.zeros(1024, np.int64), 1
+        # As of the last `settle`: where all prefixes part, and which of their last nodes are on one branch of it.
+        self.stable_node, self.stable_labels = 0, []
+        self.is_on_branch, self.last_settled = np.zeros(1024, bool), 0
 
     def add_nodes(self, parents: np.ndarray, symbols: np.ndarray) -> np.ndarray:
         """New nodes of the tree."""
         new = np.arange(self.size, self.size + len(parents))
         self.size += len(parents)
-        while self.size > len(self.parents):
-            self.parents, self.symbols = np.resize(self.parents, 2 * self.size), np.resize(self.symbols, 2 * self.size)
+        if self.size > len(self.parents):
+            tree = self.parents, self.symbols, self.is_on_branch
+            self.parents, self.symbols, self.is_on_branch = (np.resize(part, 2 * self.size) for part in tree)
         self.parents[new], self.symbols[new] = parents, symbols
         return new
 
     def labels(self, node: int) -> list[int]:
-        """The prefix that ends in a node."""
+        """The prefix of the beam that ends in a node."""
         found = []
-        while node:
-            found.append(int(self.symbols[node]))
-            node = int(self.parents[node])
-        return found[::-1]
+        while node > self.stable_node:
+            found.append(self.symbols.item(node))
+            node = self.parents.item(node)
+        return self.stable_labels + found[::-1]
+
+    def settle(self) -> None:
+        """Finds the node where the prefixes of the beam part; later prefixes descend from it, too.
+
+        While some of them are on one branch of it and some are not, it is still the same one.
+        """
+        nodes = self.prefixes.node
+        is_on_branch = self.is_on_branch[self._ancestors(nodes, self.last_settled)]
+        if is_on_branch.all() or not is_on_branch.any():
+            common = nodes
+            while (oldest := int(common.min())) < common.max():
+                common = self._ancestors(common, oldest)
+            self.stable_labels, self.stable_node = self.labels(oldest), oldest
+            branch = int(nodes.max())
+            while self.parents.item(branch) > oldest:
+                branch = self.parents.item(branch)
+            is_on_branch = self._ancestors(nodes, branch) == branch
+        self.is_on_branch[nodes], self.last_settled = is_on_branch, self.size - 1
+
+    def _ancestors(self, nodes: np.ndarray, latest: int) -> np.ndarray:
+        """The nodes themselves, or of each the first ancestor that does not come after `latest`."""
+        while (is_later := nodes > latest).any():
+            nodes = np.where(is_later, self.parents[nodes], nodes)
+        return nodes
 
 
 class BeamSearch:
@@ -184,8 +212,8 @@ class BeamSearch:
         prefixes.last[:] = symbols
         prefixes.node[:] = beam.add_nodes(prefixes.node, symbols)
 
-    def _ranking(self, beam: Beam, is_final: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of the beam, best first, and acoustic score, log p_lm and Q of all of them."""
+    def _scores(self, beam: Beam, is_final: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Acoustic score, log p_lm and Q of the prefixes of the beam."""
         prefixes = beam.prefixes
         acoustic = np.logaddexp(prefixes.blank, prefixes.nonblank)
         log_prob, length = self.scoring.finish(prefixes.language, is_final)
@@ -193,16 +221,15 @@ class BeamSearch:
         if is_final and beam.hotwords is not None:
             bonus = bonus + beam.hotwords.final_bonus[prefixes.hot]
         score = acoustic + self.scoring.alpha * log_prob + self.scoring.beta * length + bonus
-        log_prob = np.broadcast_to(log_prob, acoustic.shape)
-        return np.argsort(-score, kind="stable"), acoustic, log_prob, score
+        return acoustic, np.broadcast_to(log_prob, acoustic.shape), score
 
     def hypotheses(self, beam: Beam, seconds_per_frame: float, n_best: int = 1, is_final: bool = True) -> list[Hypothesis]:
         """The best hypotheses so far, best first; `is_final`: the last word and the end of the sentence count, too."""
         check_n_best(n_best)
         log_probs = np.concatenate(beam.log_probs or [np.zeros((0, len(self.tokenizer)))])
-        order, acoustic, log_prob, score = self._ranking(beam, is_final)
+        acoustic, log_prob, score = self._scores(beam, is_final)
         found: dict[str, Hypothesis] = {}
-        for row in order:
+        for row in np.argsort(-score, kind="stable"):
             labels = beam.labels(int(beam.prefixes.node[row]))
             frames = ctc_viterbi(log_probs, np.array(labels), self.blank).tolist() if labels else []
             spelled = spell(self, labels, frames, log_probs, seconds_per_frame)
@@ -214,17 +241,13 @@ class BeamSearch:
 
     def best_labels(self, beam: Beam, is_final: bool = False) -> list[int]:
         """The labels of the best hypothesis alone, without times."""
-        *_, score = self._ranking(beam, is_final)
+        *_, score = self._scores(beam, is_final)
         return beam.labels(int(beam.prefixes.node[score.argmax()]))
 
     def stable_labels(self, beam: Beam) -> list[int]:
         """The labels shared by all prefixes of the beam, which later frames cannot change."""
-        nodes = beam.prefixes.node
-        while True:  # a node comes after its parent, so what all descend from is no younger than the oldest of them
-            oldest = nodes.min()
-            nodes = np.where(nodes > oldest, beam.parents[nodes], nodes)
-            if (nodes == oldest).all():
-                return beam.labels(int(oldest))
+        beam.settle()
+        return beam.stable_labels
 
 
 def _grow_and_join(
@@ -243,11 +266,12 @@ def _grow_and_join(
     same = np.flatnonzero(column >= 0)
     grown[same, column[same]] = prefixes.blank[same] + log_probs[last[same]]  # the symbol twice needs a blank between
     order = np.argsort(prefixes.identity)
-    place = np.searchsorted(prefixes.identity, prefixes.parent, sorter=order).clip(max=width - 1)
-    parent = order[place]
-    joined = np.flatnonzero((prefixes.identity[parent] == prefixes.parent) & (column >= 0))
+    wanted = prefixes.parent[same]
+    parent = order[np.minimum(np.searchsorted(prefixes.identity, wanted, sorter=order), width - 1)]
+    is_there = prefixes.identity[parent] == wanted
+    joined = same[is_there]
     if len(joined):
-        spot = (parent[joined], column[joined])
+        spot = (parent[is_there], column[joined])
         repeated[joined] = np.logaddexp(repeated[joined], grown[spot])
         grown[spot] = -np.inf
     return grown

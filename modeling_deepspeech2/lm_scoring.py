@@ -298,12 +298,12 @@ class Vocabulary:
 
     def number(self, hashes: np.ndarray) -> np.ndarray:
         """Word numbers, 0 for unknown words."""
-        place = np.searchsorted(self._hashes, hashes).clip(max=len(self._hashes) - 1)
+        place = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
         return np.where(self._hashes[place] == hashes, self._numbers[place], 0)
 
     def lookahead(self, hashes: np.ndarray, letters: np.ndarray) -> np.ndarray:
         """The best unigram of the words that begin so: the search learns of a word before its end."""
-        place = np.searchsorted(self._prefixes, hashes).clip(max=len(self._prefixes) - 1)
+        place = np.minimum(np.searchsorted(self._prefixes, hashes), len(self._prefixes) - 1)
         unknown = self._unknown + self._unknown_letter * letters
         return np.where(self._prefixes[place] == hashes, self._best[place], unknown)
 

@@ -100,6 +100,7 @@ class UtteranceDecoder:
         self.is_in_doubt = False  # the utterance would have ended behind it
         self.unsearched = np.zeros((0, len(self.decoder.tokenizer)), np.float32)  # last frames, that the decoder waits for
         self.state: Any = None  # the decoder's
+        self.spelled = 0, ""  # how many stable labels, and their text
 
     def feed(self, logits: Tensor | np.ndarray) -> list[Hypothesis]:
         """Logits of shape (frames, vocab_size), any number of frames -> the utterances that end in them.
@@ -140,8 +141,11 @@ class UtteranceDecoder:
         if self.state is None:
             return LiveText("", "")
         stable, best = self.decoder.stable_labels(self.state), self.decoder.best_labels(self.state)
-        text = self._spell(best)
-        stable_text = whole_words(self._spell(stable), self.word_boundaries).rstrip()
+        number, spelled = self.spelled
+        spelled = self._spell(stable[number:], spelled)
+        self.spelled = len(stable), spelled  # they only grow: each is spelled once
+        text = self._spell(best[len(stable) :], spelled)
+        stable_text = whole_words(spelled, self.word_boundaries).rstrip()
         return LiveText(stable_text, text[len(stable_text) :].rstrip())
 
     def text_after(self, ended: list[str]) -> LiveText:
@@ -229,13 +233,12 @@ class UtteranceDecoder:
         characters = [dataclasses.replace(span, start=s, end=e) for span, (s, e) in zip(spans, times.tolist())]
         return dataclasses.replace(hypothesis, characters=characters, words=words_of(self.decoder, characters))
 
-    def _spell(self, labels: list[int]) -> str:
-        """As [`spell`](hypotheses.py) writes them, with the space behind the last word."""
+    def _spell(self, labels: list[int], text: str) -> str:
+        """`text` and labels behind it, as [`spell`](hypotheses.py) writes them, with the space behind the last word."""
         space = self.decoder.tokenizer.replace_word_delimiter_char
-        text = ""
-        for label in labels:
+        for label, symbol in zip(labels, self.decoder.tokenizer.convert_ids_to_tokens(labels)):
             if label != self.delimiter:
-                text += self.decoder.tokenizer.convert_ids_to_tokens(label)
+                text += symbol
             elif text and not text.endswith(space):
                 text += space
         return text

@@ -274,12 +274,17 @@ def test_a_stream_is_the_whole(english, arpas, language_model, hotwords):
 
 @pytest.mark.parametrize("beam_width", [1, 2, 50])
 def test_stable_labels_are_what_all_prefixes_share(english, beam_width):
-    """By definition: the longest common beginning of the labels of every prefix in the beam, after each frame."""
+    """By definition: the longest common beginning of the labels of every prefix in the beam, after one frame or several."""
     decoder, random = CTCBeamSearchDecoder(english, beam_width=beam_width), np.random.default_rng(2)
     beam, lengths = decoder.start(), []
+
+    def labels_from(node: int) -> list[int]:
+        return [*labels_from(beam.parents[node]), int(beam.symbols[node])] if node else []
+
     for scale in np.repeat([3.0, 60.0, 1.0, 60.0], 15):
-        decoder.step(beam, scale * random.normal(size=(1, 29)))
-        labels = [beam.labels(int(node)) for node in beam.prefixes.node]
+        decoder.step(beam, scale * random.normal(size=(int(random.integers(1, 4)), 29)))
+        labels = [labels_from(node) for node in beam.prefixes.node]
+        assert [beam.labels(int(node)) for node in beam.prefixes.node] == labels
         shared = [symbols[0] for symbols in itertools.takewhile(lambda column: len(set(column)) == 1, zip(*labels))]
         assert decoder.stable_labels(beam) == shared
         lengths.append(len(shared))
