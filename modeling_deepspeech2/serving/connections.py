@@ -53,7 +53,14 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._end_head()
-        super().on_headers_complete()
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > LARGEST_HEAD:
+            self._refuse(HEAD_TOO_LARGE)  # it came in one piece
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._is_refused:
+            super().on_body(body)
 
     def handle_websocket_upgrade(self) -> None:
         lines = [len(name) + len(value) for name, value in self.headers]
@@ -63,6 +70,8 @@ class HttpConnection(HttpToolsProtocol):
             super().handle_websocket_upgrade()
 
     def on_message_complete(self) -> None:
+        if self._is_refused:
+            return
         super().on_message_complete()
         self._is_in_head, self._head_bytes = True, 0
 
@@ -119,6 +128,17 @@ class WebsocketConnection(WebSocketsSansIOProtocol):
             self.handle_parser_exception()
             return
         super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text":
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:  # uvicorn logs a traceback
+                self.frames = []
+                self.conn.fail(1007, "expected UTF-8 in a text message")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
 
 
 def disconnect_deaf_clients(listeners: Iterable[Any], seconds: float) -> None:

@@ -1,5 +1,6 @@
 """The published live model, loaded once, and a server of it in a thread of the tests' own process."""
 
+import logging
 import threading
 import time
 from pathlib import Path
@@ -43,6 +44,28 @@ def mandarin_model(make_tiny_model, processor):
     settings = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "lookahead": 2}
     model = make_tiny_model(bidirectional=False, **settings)
     return model, DeepSpeech2Processor(processor.feature_extractor, tokenizer)
+
+
+class _Tracebacks(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.found.append(self.format(record))
+
+
+@pytest.fixture
+def no_tracebacks():
+    """What a client does wrong is no error of the server's: no log holds a traceback."""
+    handler, names = _Tracebacks(), ("", "uvicorn", "uvicorn.error")  # uvicorn's do not go on to the root
+    for name in names:
+        logging.getLogger(name).addHandler(handler)
+    yield
+    for name in names:
+        logging.getLogger(name).removeHandler(handler)
+    assert not handler.found, handler.found[0]
 
 
 class RunningServer(NamedTuple):

@@ -17,6 +17,9 @@ import websockets
 from good_client import good_stream
 
 
+pytestmark = pytest.mark.usefixtures("no_tracebacks")
+
+
 def encoded(samples: np.ndarray, rate: int = 16_000, form: str = "WAV", subtype: str | None = None) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=form, subtype=subtype)
@@ -307,9 +310,18 @@ def test_too_many_streams(server, good):
 # Wyoming
 
 START = {"type": "audio-start", "data": {"rate": 16_000, "width": 2, "channels": 1}}
+STARTED = json.dumps(START).encode() + b"\n"
+NEGATIVE = json.dumps({"type": "audio-chunk", "data": START["data"], "payload_length": -5}).encode() + b"\n"
 WYOMING = {
     "a payload of a terabyte": ({"type": "audio-chunk", "payload_length": 10**12}, "too_large"),
-    "a negative length": ({"type": "audio-chunk", "data_length": "many"}, "no_json"),
+    "a length that is text": ({"type": "audio-chunk", "data_length": "many"}, "no_json"),
+    "half a payload's length": ({"type": "audio-chunk", "payload_length": 0.5}, "too_large"),
+    "a negative length, read as none, then no JSON": (STARTED + NEGATIVE + b"hello", "no_json"),
+    "no JSON": (b"hello", "no_json"),
+    "no UTF-8": (b'{"type": "\xff\xfe"}', "no_json"),
+    "a line of 70,000 letters": (b"a" * 70_000, "no_json"),
+    "data that are no JSON": (b'{"type": "transcribe", "data_length": 5}\nhello', "no_json"),
+    "JSON 100,000 deep": (b'{"type": "transcribe", "data_length": 100000}\n' + b"[" * 100_000, "no_json"),
     "a list": ([1, 2], "no_json"),
     "samples before their format": ({"type": "audio-chunk", "data": START["data"], "payload_length": 2}, "invalid_request"),
     "24 bits": ({**START, "data": {"rate": 16_000, "width": 3, "channels": 1}}, "wrong_rate"),
@@ -327,7 +339,7 @@ def test_wyoming_events(server, good, name):
     async def ask() -> dict:
         async with good_stream(server, good):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.wyoming_port)
-            writer.write(json.dumps(event).encode() + b"\n" + bytes(2))
+            writer.write((event if isinstance(event, bytes) else json.dumps(event).encode()) + b"\n" + bytes(2))
             header = json.loads(await asyncio.wait_for(reader.readline(), 60))
             data = json.loads(await reader.readexactly(header["data_length"]))
             assert header["type"] == "error" and await reader.read() == b""

@@ -17,6 +17,7 @@ from modeling_deepspeech2.serving import connections
 from modeling_deepspeech2.serving.app import Guard
 
 
+pytestmark = pytest.mark.usefixtures("no_tracebacks")
 UPGRADE = (
     "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
@@ -73,6 +74,12 @@ HEADS = {
     "a websocket of another version": (UPGRADE.replace(": 13", ": 99"), b"", 400),
     "a websocket without a key": (UPGRADE.rpartition("\r\n")[0], b"", 400),
     "a websocket where there is none": (UPGRADE.replace("GET /", "GET /nowhere"), b"", 404),
+    "a form of HTTP/1.0 without a length": (f"POST /v1/audio/transcriptions HTTP/1.0\r\n{FORM}", b"", 400),
+    "a thousand headers": ("GET /health HTTP/1.1" + "".join(f"\r\nX{n}: {'a' * 100}" for n in range(1_000)), b"", 431),
+    "a chunk that breaks off": (f"{POST}\r\n{FORM}\r\nTransfer-Encoding: chunked", b"5\r\nhelloXX0\r\n\r\n", 400),
+    "an upgrade to nothing known": ("GET /health HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c", b"", 200),
+    "HTTP/1.0": ("GET /health HTTP/1.0", b"", 200),
+    "a websocket with a key of two letters": (UPGRADE.replace("dGhlIHNhbXBsZSBub25jZQ==", "YQ=="), b"", 400),
     "a websocket of many headers": (UPGRADE + "".join(f"\r\nX{n}: a" for n in range(200)), b"", 431),
     "a websocket of a long header": (f"{UPGRADE}\r\nX: {'a' * 20_000}", b"", 431),
 }
@@ -90,6 +97,18 @@ def test_a_token_counts_in_its_header_alone(server):
     """An address is written into logs: a token in it is none."""
     head = f"GET /v1/models?token={server.token}&api_key={server.token}&authorization=Bearer%20{server.token} HTTP/1.1"
     assert b" 401 " in answer_to(server, head, token="another one")
+
+
+def test_requests_behind_each_other(server, good):
+    """Sent without waiting for an answer: each is answered in its turn."""
+
+    def ask(server) -> bytes:
+        one = f"GET /health HTTP/1.1\r\nHost: {server.url.removeprefix('http://')}\r\n"
+        with connect(server) as connection:
+            connection.sendall((f"{one}\r\n" * 49 + f"{one}Connection: close\r\n\r\n").encode())
+            return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+    assert beside_a_good_stream(server, good, ask).count(b"HTTP/1.1 200 OK") == 50
 
 
 BEGINNINGS = [b"", b"GET /health HTTP/1.1\r\nX: a", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /"]
@@ -180,6 +199,10 @@ def frame(opcode: int, payload: bytes = b"", is_last: bool = True, bits: int = 0
 COMPRESSED = zlib.compress(bytes(10**7))[2:-4]
 FRAMES = {
     "text that is none": (frame(TEXT, b"\xff\xfe"), 1007),
+    "text of which a piece is none": (frame(TEXT, b"{", False) + frame(CONTINUATION, b"\xff"), 1007),
+    "a letter in two pieces": (frame(TEXT, b'{"config": {"model": "\xc3', False) + frame(CONTINUATION, b'\xa9"}}')
+                               + frame(BINARY, bytes(2)), 1008),
+    "a reason that is no text": (frame(CLOSE, b"\x03\xe8\xff"), 1007),
     "no mask": (frame(TEXT, b"{}", mask=0), 1002),
     "an unknown kind": (frame(5, b"a"), 1002),
     "ten megabytes in ten kilobytes": (frame(BINARY, COMPRESSED, bits=0x40), 1002),

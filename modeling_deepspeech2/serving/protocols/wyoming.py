@@ -42,10 +42,12 @@ class _BoundedReader:
     """A stream of which no event may take more than `largest` bytes, whatever its header says."""
 
     def __init__(self, reader: asyncio.StreamReader, largest: int):
-        self.reader, self.largest = reader, largest
+        self.reader, self.largest, self.is_over = reader, largest, False
 
     async def readline(self) -> bytes:
-        return await self.reader.readline()  # which asyncio bounds
+        line = await self.reader.readline()  # which asyncio bounds
+        self.is_over = not line
+        return line
 
     async def readexactly(self, size: int) -> bytes:
         if not isinstance(size, int) or not 0 <= size <= self.largest:
@@ -77,7 +79,7 @@ class _Connection:
             pass
         except Refusal as refusal:
             await self._tell(refusal)
-        except (ValueError, KeyError, TypeError, AttributeError):  # fields that are not as the protocol has them
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # not as the protocol has it
             await self._tell(Refusal("The event is not as the Wyoming protocol has it.", "no_json"))
         except Exception:
             logger.exception("A Wyoming connection failed")
@@ -89,11 +91,14 @@ class _Connection:
     async def _read(self) -> Event | None:
         try:
             with anyio.fail_after(self.limits.idle_seconds):
-                return await async_read_event(self.reader)
+                event = await async_read_event(self.reader)
         except TimeoutError as error:
             raise Refusal(f"Nothing came for {self.limits.idle_seconds:g} seconds.", "idle") from error
         except _TooLarge as error:
             raise Refusal(str(error), "too_large") from error
+        if event is None and not self.reader.is_over:
+            raise ValueError("no JSON")
+        return event
 
     async def _handle(self, event: Event | None) -> bool:
         """Whether more may come; unknown events are passed over, as the protocol wants."""
