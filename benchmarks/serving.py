@@ -3,16 +3,19 @@
     python -m benchmarks.serving --model checkpoints/deepspeech2-english-live --chart serving.svg     # 1 to 100 streams
     python -m benchmarks.serving --model … --lm on --streams 10             # with the language model
     python -m benchmarks.serving --model … --streams 30 --seconds 300       # five minutes
-    python -m benchmarks.serving --model … --streams 20 --soak 3600         # an hour, minute by minute
+    python -m benchmarks.serving --model … --streams 20 --soak 3600         # an hour in 60 parts
     python -m benchmarks.serving --model … --connections 1000               # opens and closes connections
     python -m benchmarks.serving --model … --hours 24                       # one stream of a day, as fast as possible
     python -m benchmarks.serving --url ws://127.0.0.1:8000/ --server PID    # a server that runs already
 
 Each prints one table, and with --chart draws it. With --model the server is a process of its own that is started and ended
-here. The clients run in this process and speak Vosk's protocol. A piece of about 100 ms is sent at the moment when its last
-sample would have been recorded; its latency is the time until its answer arrives. Streams start at random moments, and the
-pieces vary in length by a half, so that the streams do not fall into step. Each text is compared with the offline text: that
-of the same clip uploaded as a file.
+here. To give it and its clients cores of their own, start `taskset -c 0 deepspeech2 serve …` first, and then
+`taskset -c 1 python -m benchmarks.serving --url … --server PID`.
+
+The clients run in this process and speak Vosk's protocol. A piece of about 100 ms is sent at the moment when its last sample
+would have been recorded; its latency is the time until its answer arrives. Streams start at random moments, and the pieces
+vary in length by a half, so that the streams do not fall into step. Each text is compared with the offline text: that of the
+same clip uploaded as a file.
 """
 
 import argparse
@@ -148,24 +151,32 @@ async def table(settings: argparse.Namespace, server: Watched, clips: list[bytes
 async def soak(settings: argparse.Namespace, server: Watched, clips: list[bytes]) -> None:
     texts = await offline_texts(settings.url, clips)
     streams = settings.streams[0]
-    print(f"{streams} streams\n\n| minute | median | 98 % | clips | offline text | memory |")
+    print(f"{streams} streams\n\n| seconds | median | 98 % | clips | offline text | memory |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
-    rows, memories = {}, [server.memory()]
-    minutes = max(1, round(settings.soak / 60))
-    for minute in range(1, minutes + 1):
-        latencies, played, same = await measure(settings.url, clips, texts, streams, settings.soak / minutes)
-        rows[minute] = quantiles(latencies)
+    rows, everything, memories, before = {}, [], [], server.memory()
+    parts = max(1, min(60, round(settings.soak / 5)))
+    for part in range(1, parts + 1):
+        latencies, played, same = await measure(settings.url, clips, texts, streams, settings.soak / parts)
+        everything.append(latencies)
         memories.append(server.memory())
-        median, worst = rows[minute]
+        seconds = settings.soak * part / parts
+        rows[seconds] = median, worst = quantiles(latencies)
         memory = show(memories[-1], ".0f")
-        print(f"| {minute} | {median:.0f} ms | {worst:.0f} ms | {played} | {same} | {memory} MB |", flush=True)
-    if memories[0] is not None:
-        ratio = memories[-1] / memories[1]
-        print(
-            f"\nMemory: {memories[0]:.0f} MB before, {memories[-1]:.0f} MB after, {ratio:.3f} times that of the first minute"
-        )
+        print(f"| {seconds:.0f} | {median:.0f} ms | {worst:.0f} ms | {played} | {same} | {memory} MB |", flush=True)
+    print_tenths(everything, memories, before)
     if settings.chart:
-        draw_latencies(settings.chart, rows, "minute", {}, memories[1:])
+        draw_latencies(settings.chart, rows, "seconds", {}, memories)
+
+
+def print_tenths(latencies: list[list[float]], memories: list[float | None], before: float | None) -> None:
+    """The first and the last tenth of a soak beside each other, so that what grows can be seen."""
+    size = max(1, len(latencies) // 10)
+    print("\n| | median | 98 % | memory at its end |\n| --- | ---: | ---: | ---: |")
+    for name, part, end in (("first tenth", latencies[:size], size), ("last tenth", latencies[-size:], len(memories))):
+        median, worst = quantiles(sum(part, []))
+        print(f"| {name} | {median:.0f} ms | {worst:.0f} ms | {show(memories[end - 1], '.0f')} MB |")
+    if before is not None:
+        print(f"\nMemory before: {before:.0f} MB; last tenth / first tenth: {memories[-1] / memories[size - 1]:.3f}")
 
 
 async def connections(settings: argparse.Namespace, server: Watched, clips: list[bytes]) -> None:
