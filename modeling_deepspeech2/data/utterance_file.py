@@ -16,6 +16,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow
+from tqdm.auto import tqdm
 
 from .batching import EpochPlan
 from .durations import DurationIndex
@@ -70,9 +71,10 @@ def write_utterances(data: SpeechData, file: Path) -> None:
         raise OSError(f"{needed / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free")
     with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as new:
         path = Path(new.name)
+    utterances, is_silent = data.stream(np.arange(len(data.index))), not data.show_progress
     try:
         with pyarrow.ipc.new_file(str(path), SCHEMA) as writer:
-            for utterance in data.stream(np.arange(len(data.index))):
+            for utterance in tqdm(utterances, "copying", len(data.index), False, unit=" utterances", disable=is_silent):
                 fields = dataclasses.asdict(utterance)
                 row = {"audio": fields["audio"].pop("bytes", None), "fields": json.dumps(fields)}
                 writer.write_batch(pyarrow.RecordBatch.from_pylist([row], SCHEMA))

@@ -324,6 +324,7 @@ def test_a_copied_utterance_is_what_it_was(tmp_path):
 
     class Data:
         index = make_index(3)
+        show_progress = False
 
         def stream(self, numbers: np.ndarray) -> list[Utterance]:
             return [utterances[number] for number in numbers]
