@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoTokenizer
 
-from benchmarks import scaling
+from benchmarks import memory, scaling
 from benchmarks.decoding import exactness
 from benchmarks.gpu import gpu
 from benchmarks.measure import saved_bytes
@@ -26,6 +26,7 @@ from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.modeling_deepspeech2 import DeepSpeech2ConvolutionLayer
 from modeling_deepspeech2.packed_frames import PackedFrames
 from modeling_deepspeech2.training.evaluation import evaluate
+from modeling_deepspeech2.training.publishing import save_repository
 
 
 @pytest.mark.parametrize("rival", [PlainLoop, FoldedPadded])
@@ -125,3 +126,11 @@ def test_a_step_is_counted_in_proportion():
     counts = scaling.Counts.of(config, 2, 40)
     waits = [scaling.exchanging(counts, scaling.GPU, processes) for processes in (1, 2, 8)]
     assert waits[0] == 0 < waits[1] < waits[2]
+
+
+def test_memory_is_measured_of_calls_and_of_a_stream(make_tiny_model, processor, tmp_path, capsys):
+    save_repository(tmp_path, make_tiny_model(bidirectional=False, lookahead=2), processor)
+    memory.main([str(tmp_path), "--calls=20", "--hours=0.005"])
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[0] for row in rows] == ["| 20 calls of the pipeline", "| 0.005 hours of a live stream"]
+    assert all(0.5 < float(row.split(" | ")[-1].rstrip(" |")) < 2 for row in rows)
