@@ -4,11 +4,14 @@
     python examples/serving/ray_serve.py --model checkpoints/deepspeech2-english-live --replicas 2
 
 Ray routes each stream to a replica and starts one again that has died. Each replica is the whole application of
-`deepspeech2 serve`, its limits included; the proxy listens on the loopback address. Ray runs its workers at a low priority:
-on a machine that other programs share set RAY_worker_niceness=0, or Ray may give up on replicas before they are up.
+`deepspeech2 serve`, its limits included; the proxy listens on the loopback address.
+
+Ray ends itself ("timed out during startup", or "Timed out waiting for file …") if its own ten processes have not started
+within 15 to 30 seconds, which no setting changes: two idle cores are enough, cores that other programs keep busy are not.
 """
 
 import argparse
+import os
 import signal
 from pathlib import Path
 
@@ -49,7 +52,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     settings = parser.parse_args()
     model = str(Path(settings.model).absolute()) if Path(settings.model).exists() else settings.model
-    ray.init(num_cpus=max(2, settings.replicas))
+    # Ray runs its workers at a low priority and gives up on one that has not started within a minute.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
+    # Audio does not go through the object store, which would take 30 % of the memory.
+    ray.init(num_cpus=max(2, settings.replicas), object_store_memory=100_000_000)
     deploy(model, settings.replicas, settings.max_streams, settings.port)
     print(f"{settings.replicas} replicas at http://127.0.0.1:{settings.port}/; Ctrl-C ends them", flush=True)
     try:
