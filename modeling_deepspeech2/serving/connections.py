@@ -101,6 +101,8 @@ class HttpConnection(HttpToolsProtocol):
 class WebsocketConnection(WebSocketsSansIOProtocol):
     """A websocket whose client is not read while it does not read: else its pings would fill memory with their answers."""
 
+    frames: list[bytes]  # of the message that has begun
+
     def pause_writing(self) -> None:
         super().pause_writing()
         if not self.transport.is_closing():
