@@ -100,6 +100,7 @@ def main() -> None:
     values = gradients_of_a_step(rank, world_size, *(flag == "1" for flag in sys.argv[2:]))
     if rank == 0:
         torch.save(values, sys.argv[1])
+    torch.distributed.barrier()  # none closes its connections while another still works
     torch.distributed.destroy_process_group()
 
 

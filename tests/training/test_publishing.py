@@ -135,13 +135,13 @@ def test_publishing_takes_the_model_and_nothing_else(tiny_model_with_decoder, tm
     shutil.copytree(tiny_model_with_decoder, folder)
     for name in STRAY:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("SECRET")
+        (folder / name).write_text("STRAY CONTENT")
     (folder / "clip.ogg").write_bytes(b"sound")
     (folder / "README.md").write_text("---\nwidget:\n- src: clip.ogg\n- src: checkpoints/x.ogg\n- text: a\n---\na card")
     publish(folder, tmp_path / "published")
     expected = {file.name for file in tiny_model_with_decoder.iterdir()} | {"README.md", "clip.ogg"}
     assert {file.name for file in (tmp_path / "published").rglob("*")} == expected
-    assert not any(b"SECRET" in file.read_bytes() for file in (tmp_path / "published").iterdir())
+    assert not any(b"STRAY CONTENT" in file.read_bytes() for file in (tmp_path / "published").iterdir())
 
 
 @pytest.mark.parametrize("text", ["token: hf_" + "aB3" * 12, "the word my-own-token stands here"])

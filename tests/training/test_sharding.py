@@ -72,6 +72,7 @@ def main() -> None:
     total = accelerator.reduce(loss.detach(), "mean")
     if accelerator.is_main_process:
         print(*dtypes, total.item())
+    torch.distributed.barrier()  # none closes its connections while another still works
     torch.distributed.destroy_process_group()
 
 
