@@ -1,4 +1,6 @@
-"""Compares the beam search with other decoders, where they are installed: `pip install ctc-beam-decoder pyctcdecode kenlm`.
+"""Compares the beam search with other decoders, where they are installed.
+
+    pip install --no-deps ctc-beam-decoder pyctcdecode pygtrie kenlm
 
 The language model is a 5-gram estimated from a million words of a random process with a vocabulary like that of a language
 (20,000 words, Zipf's law), so that no text is needed. The posteriors are either peaky, like those of a trained model, or
