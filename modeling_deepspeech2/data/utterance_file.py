@@ -50,7 +50,7 @@ class UtteranceFile:
 
 
 def is_worth_a_copy(plan: EpochPlan, readers: int) -> bool:
-    """Whether so many readers would read the data more than twice, which a copy costs: once there and once back."""
+    """Whether the readers together would read the data more than twice, which is what a copy costs."""
     return len(plan.window_ends) * readers > 2
 
 
@@ -85,7 +85,7 @@ def write_utterances(data: SpeechData, file: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Of processes that were killed while they copied: every other file is deleted as soon as all have opened it."""
+    """Deletes unfinished copies of killed processes; a finished one is deleted as soon as all readers have opened it."""
     for file in folder.iterdir():
         with contextlib.suppress(OSError):
             if time.time() - file.stat().st_mtime > A_DAY:
