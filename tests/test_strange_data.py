@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from accelerate import Accelerator
 
 from modeling_deepspeech2 import DeepSpeech2CTCTokenizer
 from modeling_deepspeech2.corpus.clips import read_clips
 from modeling_deepspeech2.corpus.prepare import measure_clip
-from modeling_deepspeech2.corpus.transcripts import read_transcript
-from modeling_deepspeech2.data.sources import DataError, SpeechData, declared_seconds
+from modeling_deepspeech2.corpus.segments import CuttingSettings
+from modeling_deepspeech2.corpus.transcripts import read_recordings, read_transcript
+from modeling_deepspeech2.data.sources import DataError, SpeechData, declared_seconds, open_source
 from modeling_deepspeech2.data.text_tables import read_rows
 from modeling_deepspeech2.errors import UserError
-from modeling_deepspeech2.training.arguments import parse_arguments
+from modeling_deepspeech2.training.arguments import DataArguments, parse_arguments
 from modeling_deepspeech2.training.output_folder import claim
+from modeling_deepspeech2.training.start import open_data
 
 
 def parse(*argv: str):
@@ -234,6 +237,73 @@ def test_rows_of_places_that_are_no_files(name, tmp_path):
     assert len(reasons) == 2 and reasons[0] and "\n" not in reasons[0] and reasons[1] == ""
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    """One of them would be learned, and nobody be told which; two that are not read do no harm."""
+    (tmp_path / "metadata.csv").write_text("file_name,text,text,note,note\na.wav,one,two,,\n")
+    with pytest.raises(DataError, match="has 2 columns 'text'"):
+        list(read_clips(tmp_path))
+    with pytest.raises(DataError, match="has 2 columns 'text'"):
+        open_source(str(tmp_path), "train")
+    (tmp_path / "metadata.csv").write_text("file_name,text,note,note\na.wav,one,,\n")
+    assert [clip.text for clip in read_clips(tmp_path)] == ["one"]
+
+
+@pytest.mark.parametrize("lacks", ["text", "file_name"])
+def test_a_row_that_lacks_a_column_costs_no_other(lacks, tmp_path):
+    """It ended `prepare`; where it came first, training knew no such column."""
+    rows = [{"file_name": "a.wav", "text": "one"}, {"file_name": "b.wav", "text": "two"}]
+    del rows[0][lacks]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    bad, good = read_clips(tmp_path)
+    assert lacks in bad.problem and (good.text, good.problem) == ("two", "")
+    source = open_source(str(tmp_path), "train")
+    [table] = source.tables(0, ["file_name", "text"])
+    assert table.to_pylist()[1]["text"] == "two" and table["text"].to_pylist()[0] == (None if lacks == "text" else "one")
+
+
+def test_halves_of_characters_can_be_written(tmp_path):
+    """They come from JSON and from names of folders, and no file in UTF-8 can hold them; no label is made of them."""
+    folder = tmp_path / os.fsdecode(b"gr\xfcn")
+    folder.mkdir()
+    (folder / "a.wav").write_bytes(b"")
+    (folder / "a.json").write_text('{"text": "hi \\ud83d", "speaker": "\\ud83d"}')
+    (folder / "b.txt").write_text("alone")
+    found = list(read_recordings(str(tmp_path), []))
+    assert len(found) == 2 and found[0].lines[0].text == "hi ?"
+    row = '{"audio": "a.wav", "text": "hi \\ud83d", "speaker": "\\ud83d", "split": "train"}\n'
+    (tmp_path / "list.jsonl").write_text(row + '{"audio": 5, "id": "\\ud83d"}\n')
+    clips = list(read_clips(tmp_path / "list.jsonl"))
+    assert clips[0].text == "hi ?"
+    parts = [part for clip in clips for part in (clip.name, clip.text, clip.speaker or "", clip.problem)]
+    for recording in found:
+        parts += [recording.name, recording.problem, *(line.text + (line.speaker or "") for line in recording.lines)]
+    assert "".join(parts).encode()
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "a.json", "list.json"])
+def test_files_that_cannot_be_parsed_are_one_sentence(name, tmp_path):
+    """LJSpeech in Latin-1; arrays within arrays."""
+    (tmp_path / "wavs").mkdir()
+    (tmp_path / name).write_bytes("a|größe|größe\n".encode("latin-1") if name == "metadata.csv" else b"[" * 100_000)
+    with pytest.raises(DataError, match=f"{name}: expected"):
+        list(read_transcript(tmp_path / name) if name == "a.json" else read_clips(tmp_path))
+
+
+def test_weights_that_leave_nothing_to_train_on(tmp_path):
+    """The run ended at once, well, with an untrained model."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000) + 0.1, 16_000)
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,one\n")
+    arguments = DataArguments(dataset=str(tmp_path), train=["train*0"], validation=["train"])
+    with pytest.raises(DataError, match="hold no utterance to train on, or all weigh 0"):
+        open_data(arguments, Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize("name", ["seconds", "max_seconds", "pause", "edge"])
+def test_no_recording_is_cut_by_settings_that_are_no_numbers(name):
+    with pytest.raises(UserError, match=name):
+        CuttingSettings(**{name: float("nan")})
+
+
 # Transcripts and subtitles.
 
 TRANSCRIPTS = {
@@ -242,6 +312,8 @@ TRANSCRIPTS = {
     "a speaker": ("a.vtt", "WEBVTT\n\n00:01.000 --> 00:02.000\nSPEAKER 1: there\n", "there"),
     "marks of style": ("a.srt", "1\n00:00:00,000 --> 00:00:01,000\n<i>So</i> {\\an8}be it\n", "So be it"),
     "notes of music": ("a.srt", "1\n00:00:00,000 --> 00:00:01,000\n♪ la la ♪\n", ""),
+    "notes of older files": ("a.srt", "1\n00:00:00,000 --> 00:00:01,000\n# La la #\n", ""),
+    "numbers that are no notes": ("a.srt", "1\n00:00:00,000 --> 00:00:01,000\nWe are #1 and #2.\n", "We are #1 and #2."),
 }  # fmt: skip
 
 

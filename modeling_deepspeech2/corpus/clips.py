@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..data.sources import DataError
+from ..data.text_tables import writable
 from .layouts import find_layout
 from .manifests import MANIFESTS, Clip, ManifestColumns, kaldi_folders, manifests, metadata_files, read_kaldi, read_manifest
 
@@ -33,9 +34,14 @@ def read_clips(source: Path, audio_root: Path | None = None, columns: ManifestCo
             raise DataError(
                 f"{source}: expected a split's name of letters, digits and underscores, but found {clip.split!r}: rename it."
             )
-        name = clip.name.encode("utf-8", "backslashreplace").decode("utf-8")
+        name = writable(clip.name)
         seen[name] += 1
-        yield clip._replace(name=name if seen[name] == 1 else f"{name} ({seen[name]})")
+        yield clip._replace(
+            name=name if seen[name] == 1 else f"{name} ({seen[name]})",
+            text=writable(clip.text, "replace"),
+            speaker=clip.speaker and writable(clip.speaker),
+            problem=writable(clip.problem),
+        )
 
 
 def _read_source(source: Path, audio_root: Path | None, columns: ManifestColumns) -> Iterator[Clip]:

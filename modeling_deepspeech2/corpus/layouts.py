@@ -10,7 +10,7 @@ from pathlib import Path
 
 import soundfile
 
-from .manifests import Clip, ManifestColumns, read_manifest, read_pairs
+from .manifests import Clip, ManifestColumns, read_manifest, read_pairs, read_text
 
 
 AUDIO_ENDINGS = {f".{kind.lower()}" for kind in soundfile.available_formats()} | {
@@ -161,7 +161,7 @@ def _read_headless(source: Path) -> Iterator[Clip]:
         folder = next(file.parent / name for name in ("wavs", "wav") if (file.parent / name).is_dir())
         speaker = file.parent.parent.name if file.parent != source else None  # by_book/female/SPEAKER/BOOK
         audio = _audio_by_name(folder)
-        content = file.read_text(encoding="utf-8-sig").split("\n")
+        content = read_text(file).split("\n")
         for number, line in enumerate(content, 1):
             fields = line.rstrip("\r").split("|")
             if not line.strip():
@@ -218,8 +218,10 @@ def _pair(name: str, audio: Path, text: Path | None) -> Clip:
         return Clip(name, str(audio), "", problem="There is no transcript beside it.")
     try:
         return Clip(name, str(audio), " ".join(text.read_text(encoding="utf-8-sig").split()))
-    except (UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
         return Clip(name, str(audio), "", problem=f"Its transcript {text.name} is not in UTF-8 ({error}).")
+    except OSError as error:
+        return Clip(name, str(audio), "", problem=f"Its transcript {text.name} cannot be read ({error.strerror}).")
 
 
 def _is_plain(source: Path) -> bool:

@@ -79,17 +79,21 @@ def read_manifest(file: Path, audio_root: Path | None, split: str | None, column
     """
     root = audio_root or file.parent
     known = (*columns.audio, *columns.text, *columns.speaker)
+    error, has_columns = "", False
     for row in read_rows(file, known):
-        if row.problem:
-            yield Clip(f"{file.name}, line {row.line}", "", "", split=split, problem=row.problem)
+        lacks = next((names for names in (columns.audio, columns.text) if not set(names) & set(row.fields)), None)
+        if not row.problem and lacks is None:
+            has_columns = True
+            yield _clip(row, file, root, split, columns)
             continue
-        for names in (columns.audio, columns.text):
-            if not set(names) & set(row.fields):
-                raise DataError(
-                    f"{file}, line {row.line}: expected one of the columns {', '.join(names)}, but found "
-                    f"{', '.join(map(str, row.fields))}."
-                )
-        yield _clip(row, file, root, split, columns)
+        place, problem = f"{file.name}, line {row.line}", row.problem
+        if not problem:
+            wanted, found = ", ".join(lacks), ", ".join(row.fields) or "none"
+            problem = f"Its row must have one of the columns {wanted}, but has {found}."
+            error = error or f"{file}, line {row.line}: expected one of the columns {wanted}, but found {found}."
+        yield Clip(place, "", "", split=split, problem=problem)
+    if error and not has_columns:
+        raise DataError(error)
 
 
 def _clip(row: Row, file: Path, root: Path, split: str | None, columns: ManifestColumns) -> Clip:
@@ -154,8 +158,11 @@ def read_kaldi(folder: Path, audio_root: Path | None, split: str | None) -> Iter
     for name in dict.fromkeys([*segments, *texts]):
         clip = Clip(name, "", texts.get(name, ""), speakers.get(name), split)
         try:
-            recording, start, end = segments[name].split()
-            yield clip._replace(path=str(root / recordings[recording]), start=float(start), end=float(end))
+            recording, *times = segments[name].split()
+            start, end = map(float, times)
+            if not (math.isfinite(start) and math.isfinite(end)):  # NaN would stand for the whole recording
+                raise ValueError
+            yield clip._replace(path=str(root / recordings[recording]), start=start, end=end)
         except (KeyError, ValueError):
             found = f"found {name} {segments[name]}" if name in segments else "it is in `text` alone"
             problem = f"`segments` must have UTTERANCE RECORDING START END with a recording of `wav.scp`, but {found}."
@@ -176,10 +183,7 @@ def read_pairs(file: Path) -> dict[str, str]:
         DataError: not UTF-8, or two lines with the same first word.
     """
     found: dict[str, str] = {}
-    try:
-        lines = file.read_text(encoding="utf-8-sig").replace("\t", " ").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: expected UTF-8, but {error}.") from error
+    lines = read_text(file).replace("\t", " ").split("\n")
     for number, line in enumerate(lines, 1):
         name, _, rest = line.strip().partition(" ")
         if name in found:
@@ -187,3 +191,15 @@ def read_pairs(file: Path) -> dict[str, str]:
         if name:
             found[name] = rest.strip()
     return found
+
+
+def read_text(file: Path) -> str:
+    """A text file, with or without a byte order mark.
+
+    Raises:
+        DataError: not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: expected UTF-8, but {error}.") from error

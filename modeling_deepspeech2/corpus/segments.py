@@ -48,9 +48,9 @@ class CuttingSettings:
 
     def __post_init__(self):
         for name in ("seconds", "pause", "edge"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be positive, but is {getattr(self, name)}.")
-        if self.max_seconds < self.seconds:
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be positive and finite, but is {getattr(self, name)}.")
+        if not self.max_seconds >= self.seconds:
             raise UserError(f"max_seconds must be at least seconds, {self.seconds:g}, but is {self.max_seconds:g}.")
 
 

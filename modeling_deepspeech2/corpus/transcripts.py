@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ..audio import name_of
 from ..data.sources import METADATA_FILES, DataError, all_splits, as_text, open_source
-from ..data.text_tables import PROBLEM
+from ..data.text_tables import PROBLEM, writable
 from .clips import read_clips
 from .layouts import AUDIO_ENDINGS, find_layout
-from .manifests import MANIFESTS
+from .manifests import MANIFESTS, read_text
 
 
 TRANSCRIPTS = (".txt", ".srt", ".vtt", ".json")
@@ -59,6 +59,15 @@ def read_recordings(source: str, splits: list[str]) -> Iterator[Recording]:
     Raises:
         DataError: no such source.
     """
+    for recording in _read_source(source, splits):
+        recording.name, recording.problem = writable(recording.name), writable(recording.problem)
+        recording.lines = [
+            Line(writable(line.text, "replace"), line.speaker and writable(line.speaker)) for line in recording.lines
+        ]
+        yield recording
+
+
+def _read_source(source: str, splits: list[str]) -> Iterator[Recording]:
     path = Path(source)
     if path.is_dir():
         pairs = find_pairs(path)
@@ -126,7 +135,7 @@ def _read_pair(folder: Path, audio: Path | None, transcript: Path | None) -> Rec
     else:
         try:
             recording.lines = read_transcript(transcript)
-        except DataError as error:
+        except (DataError, OSError) as error:
             recording.problem = str(error)
     return recording
 
@@ -141,10 +150,7 @@ def read_transcript(file: Path) -> list[Line]:
     Raises:
         DataError: not UTF-8, or JSON of another form than {"text": …} or a list of such, by itself or as "segments".
     """
-    try:
-        content = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: expected UTF-8, but {error}.") from error
+    content = read_text(file)
     kind = file.suffix.lower()
     if kind == ".txt":
         return _lines(content, None)
@@ -155,15 +161,17 @@ def read_transcript(file: Path) -> list[Line]:
 
 def _read_json(file: Path, content: str) -> list[Line]:
     try:
-        found = json.loads(content)
+        found = json.loads(content, parse_int=str, parse_float=str)  # 5.0 stays as it was written
         if isinstance(found, dict):
             found = found.get("segments") or [found]
         lines = []
         for part in found:
             speaker = part.get("speaker") if part.get("speaker") is not None else part.get("speaker_id")
-            lines += _lines(as_text(part["text"]), as_text(speaker) or None)
+            if not isinstance(part["text"], str | None):
+                raise TypeError(f"a text is {str(part['text'])[:40]}")
+            lines += _lines(part["text"] or "", as_text(speaker) or None)
         return lines
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f'{file}: expected {{"text": …}} or a list of {{"text": …, "speaker": …}}, by itself or as "segments", but '
             f"{error!r}."
@@ -214,7 +222,8 @@ def _read_subtitles(content: str, is_webvtt: bool) -> list[Line]:
 
 
 # What subtitles tell of sounds and songs, which nobody says.
-_SOUND = re.compile(r"\[[^\]]*\]|\([^)]*\)|（[^）]*）|【[^】]*】|[♪♫#][^♪♫#]*[♪♫#]|[♪♫]")
+# A # beside a space is a note, before a word or number it belongs to that: #1.
+_SOUND = re.compile(r"\[[^\]]*\]|\([^)]*\)|（[^）]*）|【[^】]*】|[♪♫][^♪♫]*[♪♫]|(?<!\S)#\s[^#]*#(?!\S)|[♪♫]")
 _DASH = re.compile(r"^(?:[-–—]|>>+)\s*")
 _NAME = re.compile(r"^([\w .'&#-]{1,30}):\s+(?=\S)")
 

@@ -22,6 +22,7 @@ TEXT_TABLES = (".jsonl", ".json", ".csv", ".tsv")
 SEPARATORS = (",", ";", "\t", "|")
 LONGEST_ROW = 100  # lines of a quoted field with line breaks in it
 TABLE_ROWS = 256  # rows that are handed on at a time
+COLUMN_ROWS = 1_000  # that columns are looked for in, at least: a row of JSON may lack some
 PROBLEM = "problem in its row"  # the column that says why a row cannot be used
 
 
@@ -50,19 +51,20 @@ def read_rows(file: str | Path, known: tuple[str, ...] = ()) -> Iterator[Row]:
         known: names of columns, by which the separator of a CSV file is recognised.
 
     Raises:
-        DataError: no such file, not UTF-8, or JSON that is neither lines of objects nor an array.
+        DataError: no such file, not UTF-8, two columns of one known name, or JSON that is neither lines of objects nor an
+            array.
     """
     kind = Path(str(file)).suffix.lower()
     content = _read(file, kind)
     if kind == ".tsv":  # in which quotation marks are characters like others
-        yield from _separated(content.split("\n"), "\t", False)
+        yield from _separated(file, content.split("\n"), "\t", False, known)
     elif kind == ".csv":
         lines = content.split("\n")
-        yield from _separated(lines, _separator(lines[0], known), True)
+        yield from _separated(file, lines, _separator(lines[0], known), True, known)
     elif content.lstrip().startswith("["):
         try:
             items = json.loads(content, **_AS_WRITTEN)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise DataError(f"{file}: expected an array of JSON objects, but {error}.") from error
         yield from (_json_row(item, number, 1) for number, item in enumerate(items, 1))
     else:
@@ -91,9 +93,16 @@ def _separator(header: str, known: tuple[str, ...]) -> str:
     return max(SEPARATORS, key=score)
 
 
-def _separated(lines: list[str], separator: str, has_quotes: bool) -> Iterator[Row]:
+def _separated(
+    file: str | Path, lines: list[str], separator: str, has_quotes: bool, known: tuple[str, ...]
+) -> Iterator[Row]:
     header = _fields(lines[0], separator, has_quotes) or _fields(lines[0], separator, False) or []
     header = [name.strip() for name in header]
+    for name in known:
+        if header.count(name) > 1:
+            raise DataError(
+                f"{file} has {header.count(name)} columns {name!r} in its header: keep one, or rename the others."
+            )
     number = 1
     while number < len(lines):
         if not lines[number].strip():
@@ -178,8 +187,12 @@ class TextTables:
     def __init__(self, files: list[str], audio_column: str, text_column: str | None):
         self.files, self.audio_column, self.text_column = files, audio_column, text_column
         self.known = (audio_column, text_column or audio_column)
-        first = next((row for file in files for row in read_rows(file, self.known) if row.fields), None)
-        self.columns = [*(first.fields if first else []), PROBLEM]
+        names: dict[str, None] = {}
+        for number, row in enumerate((row for file in files for row in read_rows(file, self.known)), 1):
+            names |= dict.fromkeys(row.fields)
+            if number >= COLUMN_ROWS and names.keys() >= set(self.known):
+                break
+        self.columns = [*names, PROBLEM]
 
     @property
     def num_shards(self) -> int:
@@ -209,12 +222,18 @@ class TextTables:
         if problem:
             fields[self.audio_column] = None
             problem = f"Line {row.line}: {problem}"
-        return {
-            name: _cleaned(value if value is None or isinstance(value, str) else json.dumps(value))
-            for name, value in (fields | {PROBLEM: problem or None}).items()
-        }
+        written = {}
+        for name, value in (fields | {PROBLEM: problem or None}).items():
+            text = value if value is None or isinstance(value, str) else json.dumps(value)
+            written[name] = text and writable(text, "replace" if name == self.text_column else "backslashreplace")
+        return written
 
 
-def _cleaned(text: str | None) -> str | None:
-    """Halves of a surrogate pair, which JSON may hold, are no text that can be written."""
-    return text and text.encode("utf-8", "backslashreplace").decode("utf-8")
+def writable(text: str, errors: str = "backslashreplace") -> str:
+    """A text that UTF-8 can hold: JSON and file names may bring halves of surrogate pairs.
+
+    Args:
+        errors: what becomes of these: "backslashreplace" shows them in names, "replace" makes question marks, which
+            transcripts lose like any punctuation.
+    """
+    return text.encode("utf-8", errors).decode("utf-8")

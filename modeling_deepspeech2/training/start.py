@@ -175,8 +175,8 @@ def open_data(data: DataArguments, accelerator: Accelerator) -> tuple[SpeechData
         validation = _speech(data, data.validation, accelerator)
     else:
         validation = _speech(data, data.train, accelerator, kept, "held_out")
-    if len(train_data.index) == 0:
-        raise DataError(f"The splits {data.train} of {data.dataset} hold no utterance to train on.")
+    if not train_data.index.weights.any():
+        raise DataError(f"The splits {data.train} of {data.dataset} hold no utterance to train on, or all weigh 0.")
     if len(validation.index) == 0:
         raise DataError("There is no utterance to validate on: name a validation split, or raise validation_share.")
     return train_data, validation, tests
@@ -289,9 +289,12 @@ def _from_saved(
 
 def _tokenizer(name: str | Path) -> DeepSpeech2CTCTokenizer:
     try:
-        return AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:  # ValueError: the configuration of another kind of model
         raise UserError(f"tokenizer: {name} cannot be opened: {str(error).splitlines()[0]}") from error
+    if not hasattr(tokenizer, "language_model_unit"):
+        raise UserError(f"tokenizer: {name} holds a {type(tokenizer).__name__}, expected one of Deep Speech 2.")
+    return tokenizer
 
 
 def changed_model(

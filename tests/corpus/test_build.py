@@ -235,6 +235,7 @@ TRANSCRIPTS = {
     "b.json": ('{"segments": [{"text": " one ", "speaker": "A"}, {"text": "two"}]}', [Line("one", "A"), Line("two")]),
     "c.json": ('[{"text": "one", "speaker_id": "A"}]', [Line("one", "A")]),
     "e.json": ('[{"text": 12, "speaker": 0}]', [Line("12", "0")]),
+    "f.json": ('[{"text": 5.0}, {"text": 1e3}, {"text": null}]', [Line("5.0"), Line("1e3")]),
     "d.json": ('{"text": "one\\ntwo"}', [Line("one"), Line("two")]),
 }
 
@@ -246,7 +247,16 @@ def test_transcripts_of_every_kind(name, tmp_path):
     assert read_transcript(tmp_path / name) == lines
 
 
-@pytest.mark.parametrize("name, content", [("a.txt", b"\xff\xfe\x00"), ("a.json", b"{"), ("b.json", b'[{"words": 1}]')])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.txt", b"\xff\xfe\x00"),
+        ("a.json", b"{"),
+        ("b.json", b'[{"words": 1}]'),
+        ("c.json", b'{"text": ["one", "two"]}'),
+        ("d.json", b'[{"text": true}]'),
+    ],
+)
 def test_bad_transcripts_are_named(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name}: expected"):

@@ -165,11 +165,11 @@ def test_what_is_missing_is_named(case, tmp_path):
 def test_kaldi_rows_that_do_not_match_are_named(tmp_path):
     kaldi_splits(tmp_path)
     with open(tmp_path / "train" / "segments", "a") as file:
-        file.write("a-2 nothing 0 1\na-3 a zero one\na-4 a 0.1\n")
+        file.write("a-2 nothing 0 1\na-3 a zero one\na-4 a 0.1\na-6 a nan 0.1\n")
     with open(tmp_path / "train" / "text", "a") as file:
-        file.write("a-2 two\na-3 three\na-4 four\na-5 five\n")
+        file.write("a-2 two\na-3 three\na-4 four\na-5 five\na-6 six\n")
     reasons = [measure_clip(clip)[1] for clip in read_clips(tmp_path / "train")]
-    assert reasons[0] == "" and all("`segments` must have" in reason for reason in reasons[1:]) and len(reasons) == 5
+    assert reasons[0] == "" and all("`segments` must have" in reason for reason in reasons[1:]) and len(reasons) == 6
 
 
 @pytest.mark.parametrize("command", ["sph2pipe -f wav a.sph |", "rm -rf / |", "cat a.wav|"])
