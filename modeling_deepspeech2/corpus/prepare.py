@@ -21,7 +21,8 @@ import pandas
 import soundfile
 from tqdm.auto import tqdm
 
-from ..audio import AudioError, name_of, read_header, read_part, read_waveform
+from ..audio import AudioError, name_of, open_audio, read_header, read_part, read_waveform
+from ..audio_files import SoundFileDecoder
 from ..data.disk_space import FULL, room_for, size_of_files
 from ..data.sources import DataError, SpeechData
 from ..feature_extraction_deepspeech2 import DeepSpeech2FeatureExtractor
@@ -48,6 +49,7 @@ STATISTICS_UTTERANCES = 2_000
 # With so many speakers (recordings) or more, drawn splits share none of them; with fewer, they share no sentence.
 ENOUGH_SPEAKERS = 20
 CUT_FORMAT = "FLAC"
+SMALLEST_ALPHABET = 2  # the blank and the word delimiter
 RATE = 16_000  # hertz, of what only ffmpeg can read
 
 
@@ -221,15 +223,21 @@ def _write(
 ) -> Prepared:
     """Writes shards, card and processor."""
     splits, left_out = {}, []
+    tokenizer = settings.tokenizer or settings.make_tokenizer(usable["text"][usable["split"].map(is_training)])
+    if settings.minimum_count > 1 and len(tokenizer) <= SMALLEST_ALPHABET:
+        raise DataError(f"No character of {source} occurs {settings.minimum_count} times in training: lower minimum_count.")
     for old in folder.glob("*"):  # splits of an earlier call with other settings
         if old.is_file() and old.name.rpartition("-of-")[0].rpartition("-")[0] not in set(usable["split"]):
             old.unlink()
     for split in split_order(usable["split"]):
         some = usable[usable["split"] == split].sort_values("seconds", kind="stable")
-        splits[split], omitted = _write_split(some, split, folder, settings, show_progress)
+        facts, omitted = _write_split(some, split, folder, settings, show_progress)
         left_out += omitted
+        if facts["utterances"]:  # a split without a file could not be opened, nor could those beside it
+            splits[split] = facts
     training = [split for split in splits if is_training(split)]
-    tokenizer = settings.tokenizer or settings.make_tokenizer(usable["text"][usable["split"].isin(training)])
+    if not training:
+        raise DataError(f"No clip of {source} for training can be used; {left_out[0][0]} says: {left_out[0][1]}")
     description = (
         f"Made from `{source.name}`.{separation} In `{PROCESSOR}`: the tokenizer ({len(tokenizer)} symbols) and feature "
         f"extractor."
@@ -281,7 +289,7 @@ def measure_clip(clip) -> tuple[float, str]:
         return whole, "" if whole else "The file holds no samples."
     end = whole if clip.end is None or np.isnan(clip.end) else clip.end
     if not 0 <= clip.start < end <= whole + 0.1:
-        return 0.0, f"It goes from {clip.start:g} to {end:g} s, but {clip.path} lasts {whole:.2f} s."
+        return 0.0, f"It goes from {clip.start:g} to {end:g} s, but {name_of(clip.path)} lasts {whole:.2f} s."
     return min(end, whole) - clip.start, ""
 
 
@@ -290,9 +298,10 @@ def encode_clip(clip) -> tuple[bytes, str]:
     audio = {"path": clip.path}
     if clip.start is not None and not np.isnan(clip.start):
         samples, rate = read_part(audio, clip.start, clip.seconds, clip.path)
-    elif read_header(audio, clip.path).decoder == "soundfile":
-        return Path(clip.path).read_bytes(), Path(clip.path).suffix
     else:
+        with open_audio(clip.path, clip.path, streams=False) as file:
+            if isinstance(file, SoundFileDecoder):
+                return file.content(), Path(name_of(clip.path)).suffix
         samples, rate = read_waveform(audio, RATE, clip.path), RATE
     content = io.BytesIO()
     soundfile.write(content, samples, rate, format=CUT_FORMAT)

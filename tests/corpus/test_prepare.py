@@ -120,6 +120,41 @@ def test_whole_files_stay_as_they_are(tmp_path):
     assert rows[0]["audio"]["bytes"] == (source / "two.wav").read_bytes()
 
 
+def test_an_alphabet_of_nothing_is_refused(tmp_path):
+    """Before any work: every transcript would be left out of the training."""
+    settings = PreparationSettings(validation_share=0, test_share=0, minimum_count=1_000)
+    with pytest.raises(DataError, match="No character of .* occurs 1000 times in training"):
+        prepare(audio_folder(tmp_path / "source"), tmp_path / "speech", settings, show_progress=False)
+
+
+def test_files_at_an_address_are_fetched(tmp_path):
+    """All of them were left out, since their addresses were taken for paths."""
+    source = recordings(tmp_path / "source")
+    rows = [{"audio": (source / f"{name}.wav").as_uri(), "text": f"text {name}"} for name in LENGTHS]
+    (source / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    clip = pandas.DataFrame(read_clips(source / "list.jsonl")).iloc[0]
+    assert measure_clip(clip) == (1.0, "") and encode_clip(clip) == ((source / "one.wav").read_bytes(), ".wav")
+
+
+@pytest.mark.parametrize("broken", ["test", "train"])
+def test_a_split_of_which_nothing_can_be_decoded(broken, tmp_path):
+    """The card named files of it that were not there, so that no split could be opened."""
+    for split in ("train", "test"):
+        folder = recordings(tmp_path / "source" / split)
+        (folder / "wav.scp").write_text("".join(f"{split}-{name} {name}.wav\n" for name in LENGTHS))
+        (folder / "text").write_text("".join(f"{split}-{name}-1 {name}\n" for name in LENGTHS))
+        (folder / "segments").write_text("".join(f"{split}-{name}-1 {split}-{name} 0 0.4\n" for name in LENGTHS))
+    for file in (tmp_path / "source" / broken).glob("*.wav"):
+        soundfile.write(file, np.full(16_000, np.nan), 16_000, "FLOAT")
+    if broken == "train":
+        with pytest.raises(DataError, match="No clip of .* for training can be used; .* not finite"):
+            prepare(tmp_path / "source", tmp_path / "speech", NO_DRAW, show_progress=False)
+    else:
+        prepared = prepare(tmp_path / "source", tmp_path / "speech", NO_DRAW, show_progress=False)
+        assert list(prepared.splits) == ["train"] == all_splits(str(tmp_path / "speech"))
+        assert len(prepared.left_out) == 4
+
+
 def test_segments_are_cut_to_the_sample(tmp_path):
     source = kaldi_segments(tmp_path / "source")
     prepare(source, tmp_path / "speech", NO_DRAW, show_progress=False)
