@@ -143,6 +143,11 @@ class SoundFileDecoder:
                 f"{self.name} is cut short: it ends before its format says, after {found / self.header.rate:.2f} s."
             )
 
+    def content(self) -> bytes:
+        """The file as it stands, undecoded."""
+        self.source.seek(0)
+        return self.source.read()
+
     def _is_cut_short(self, found: int) -> bool:
         # An mp3 within a wav declares the frames of its encoder, of which the decoder gives up to two fewer.
         if found < self.file.frames - 2_304 * (self.file.format == "WAV" and self.file.subtype.startswith("MPEG")):
@@ -230,8 +235,11 @@ class FFmpegDecoder:
             raise
 
     def _path(self, file: BinaryIO) -> str:
-        path = getattr(file, "name", None)
-        if isinstance(path, (str, bytes)) and os.path.isfile(path):
+        # Only of a file that is read itself: what is unpacked may bear the name of its archive, or of any other file.
+        raw = getattr(getattr(file, "file", file), "raw", None)
+        path = getattr(raw, "name", None)
+        is_own = isinstance(raw, io.FileIO) and isinstance(path, (str, bytes)) and os.path.isfile(path)
+        if is_own and os.path.samestat(os.fstat(raw.fileno()), os.stat(path)):
             return os.path.abspath(os.fsdecode(path))
         copy = self.stack.enter_context(tempfile.NamedTemporaryFile())  # noqa: SIM115 (the stack closes it)
         shutil.copyfileobj(file, copy, COPY_BYTES)

@@ -1,5 +1,6 @@
 """Every format that people have through every way in, by one reader; hostile files open nothing and end quickly."""
 
+import gzip
 import http.server
 import io
 import logging
@@ -9,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -424,3 +426,18 @@ def test_one_channel_of_several():
         )
     with pytest.raises(AudioError, match="has 2 channels, of which 3 is none"):
         read_audio(stereo(left, right), RATE, channel=2)
+
+
+@needs_ffmpeg
+def test_an_unpacked_file_is_not_taken_for_another_of_its_name(tmp_path, monkeypatch):
+    """A member of an archive bears a name, too; the file of that name in the working folder was read instead."""
+    monkeypatch.chdir(tmp_path)
+    for name, seconds in (("inner.m4a", SECONDS), ("talk.m4a", 3.0)):
+        soundfile.write("source.wav", speech_like(seconds), RATE)
+        subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", "source.wav", name], check=True)
+    with zipfile.ZipFile("archive.zip", "w") as archive:
+        archive.write("inner.m4a", "talk.m4a")
+    Path("packed.gz").write_bytes(gzip.compress(Path("inner.m4a").read_bytes()))
+    with zipfile.ZipFile("archive.zip") as archive, archive.open("talk.m4a") as member, gzip.open("packed.gz") as packed:
+        for file in (member, packed):
+            assert len(read_audio(file, RATE)) / RATE == pytest.approx(SECONDS, abs=0.1)
