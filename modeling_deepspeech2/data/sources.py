@@ -20,6 +20,7 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from tqdm.auto import tqdm
 
 from ..audio import AudioError, name_of, read_waveform
+from .columns import check_audio, check_text
 from .durations import (
     DurationIndex,
     cache_file,
@@ -107,6 +108,8 @@ class Source:
     def audio(self, row: dict) -> dict:
         """{"bytes": …, "path": …}, one of them None"""
         audio = row[self.audio_column] or {}
+        if isinstance(audio, bytes):
+            return {"bytes": audio, "path": None}
         if not isinstance(audio, str):
             return audio
         return {"bytes": None, "path": audio if "://" in audio else str(self.folder / audio)}
@@ -164,7 +167,8 @@ def _open(
             first = None if rows.features else next(iter(rows.with_format("arrow").iter(batch_size=1)), None)
             schema = rows.features.arrow_schema if rows.features else first.schema if first else pyarrow.schema([])
             columns = schema.names
-            _check_text(schema, text_column, called, is_guessed=isinstance(builder, FolderBasedBuilder))
+            check_text(schema, text_column, called, is_guessed=isinstance(builder, FolderBasedBuilder))
+            check_audio(schema, audio_column, called)
             if data_files and isinstance(builder, Parquet):
                 rows = ParquetTables(list(data_files))
     except DataError:
@@ -179,26 +183,6 @@ def _open(
     versions = getattr(data_files, "origin_metadata", None)
     fingerprint = Hasher.hash([path, configuration, split, builder.hash, list(data_files or []), versions, audio_column])
     return Source(rows, columns, audio_column, text_column, folder, fingerprint)
-
-
-def _check_text(schema: pyarrow.Schema, column: str | None, called: str, is_guessed: bool) -> None:
-    """Lists would be learned as their Python text, and numbers with a point as what they are not.
-
-    Args:
-        is_guessed: the type is not that of the file, but what `datasets` has made of the metadata of a folder.
-    """
-    if column not in schema.names:
-        return
-    kind = schema.field(column).type
-    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    kinds = pyarrow.types
-    if is_guessed and kinds.is_integer(kind):
-        raise DataError(
-            f"The column {column!r} of the data set {called} must hold text, but datasets makes numbers ({kind}) of it, of "
-            f"007 for example 7: write a metadata.jsonl with the texts in quotation marks, or make the data set parquet."
-        )
-    if not (kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_integer(kind) or kinds.is_null(kind)):
-        raise DataError(f"The column {column!r} of the data set {called} must hold text, but holds {kind}.")
 
 
 def _configurations(path: str) -> list[str]:
@@ -404,14 +388,22 @@ class SpeechData:
         return Utterance(name, audio, text if text is None else str(text), seconds, row.get(PROBLEM) or "")
 
     def waveforms(self, sampling_rate: int, limit: int, seed: int = 0) -> Iterator[np.ndarray]:
-        """Up to `limit` waveforms drawn at random, for the statistics of the features; unreadable ones are passed over."""
+        """Up to `limit` waveforms drawn at random, for the statistics of the features; unreadable ones are passed over.
+
+        Raises:
+            DataError: not one of them can be read.
+        """
+        is_found, problem = False, ""
         numbers = np.random.default_rng(seed).permutation(len(self.index))[:limit]
         for some in np.array_split(np.sort(numbers), max(1, -(-len(numbers) // 500))):
             for utterance in self.read(some).values():
                 try:
                     yield read_waveform(utterance.audio, sampling_rate, utterance.name)
-                except (AudioError, OSError):
-                    continue
+                    is_found = True
+                except (AudioError, OSError) as error:
+                    problem = problem or utterance.problem or str(error)
+        if problem and not is_found:
+            raise DataError(f"No utterance of {', '.join(self.splits)} in {self.path} can be read; one says: {problem}")
 
 
 def all_splits(path: str) -> list[str]:

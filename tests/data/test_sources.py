@@ -18,6 +18,7 @@ import pytest
 import soundfile
 from hub_server import HubServer
 
+from modeling_deepspeech2 import DeepSpeech2FeatureExtractor
 from modeling_deepspeech2.data.durations import duration_of
 from modeling_deepspeech2.data.loader import Collator
 from modeling_deepspeech2.data.sources import DataError, SpeechData
@@ -251,6 +252,26 @@ def test_transcripts_that_are_no_text_are_refused(texts, kind, tmp_path):
     """Lists were learned as their Python text, and digits that became floating point as "five point zero"."""
     with pytest.raises(DataError, match=f"'text' of the data set .* must hold text, but holds {kind}"):
         rows_with(tmp_path / "speech", text=texts)
+
+
+@pytest.mark.parametrize("kind", ["list", "int64", "struct"])
+def test_audio_that_is_no_file_is_refused(kind, tmp_path):
+    """Samples, numbers and foreign structs ended in a traceback at the first row."""
+    value = {"list": [0.1, 0.2], "int64": 5, "struct": {"array": [0.1]}}[kind]
+    with pytest.raises(DataError, match=f"'audio' of the data set .* must hold audio files, .* but holds {kind}"):
+        rows_with(tmp_path / "speech", audio=[value] * 3)
+
+
+def test_bytes_alone_are_audio(tmp_path):
+    data = rows_with(tmp_path / "speech", audio=[recording(1.0)] * 3)
+    assert data.index.seconds.tolist() == [1.0] * 3 and data.read(np.array([1]))[1].audio["bytes"] == recording(1.0)
+
+
+def test_statistics_of_nothing_that_can_be_read_say_why(tmp_path):
+    """They ended in a traceback before the run could say what was wrong with its data."""
+    data = rows_with(tmp_path / "speech", audio=[b"no audio"] * 3)
+    with pytest.raises(DataError, match="No utterance of train .* can be read; one says: one is damaged"):
+        DeepSpeech2FeatureExtractor().fit(data.waveforms(16_000, limit=3))
 
 
 def test_utterances_of_one_name_are_two(tmp_path):
