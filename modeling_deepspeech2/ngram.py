@@ -109,7 +109,11 @@ class NGramModel:
         return np.array(scores), np.array(numbers) == 0
 
     def save(self, file: str | Path) -> None:
-        """Writes the compact form; log-probabilities are rounded to half precision."""
+        """Writes the compact form, whole or not at all; log-probabilities are rounded to half precision.
+
+        Raises:
+            LanguageModelError: it cannot be written; an older file stays.
+        """
         arrays = {"words": np.frombuffer("\n".join(self.words).encode(), np.uint8)}
         for number, order in enumerate(self.orders, 1):
             if number > 1:
@@ -122,7 +126,14 @@ class NGramModel:
                 kept = kept if not order.backoffs[~kept].any() else slice(None)
                 arrays[f"{number}.backoffs"] = order.backoffs[kept].astype(np.float16)
         facts = json.dumps({"unit": self.unit, "order": len(self.orders)})  # one entry, for several come in any order
-        save_file(arrays, file, metadata={_METADATA: facts})
+        new = Path(f"{file}.new")
+        try:
+            save_file(arrays, new, metadata={_METADATA: facts})
+            new.replace(file)
+        except (SafetensorError, OSError) as error:  # safetensors has its own words for a full disk
+            raise LanguageModelError(f"{file} could not be written: {error}.") from error
+        finally:
+            new.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, file: str | Path) -> "NGramModel":

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import lzma
 import math
+import resource
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -13,8 +14,17 @@ from safetensors.numpy import save_file
 from test_decoding_deepspeech2 import WORDS_ARPA, arpa_log_prob
 from transformers import AutoTokenizer
 
+from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2CTCTokenizer
 from modeling_deepspeech2.cli.main import main
-from modeling_deepspeech2.language_models.estimation import build, count_ngrams, discounts, estimate, perplexity
+from modeling_deepspeech2.errors import UserError
+from modeling_deepspeech2.language_models.estimation import (
+    build,
+    count_ngrams,
+    dataset_lines,
+    discounts,
+    estimate,
+    perplexity,
+)
 from modeling_deepspeech2.ngram import BEGIN, END, UNKNOWN, LanguageModelError, NGramModel
 
 
@@ -300,3 +310,30 @@ def test_the_command(tmp_path, capsys):
 def test_bad_arguments(arguments, message, capsys):
     assert main(["language-model", *arguments, "--tokenizer", "tokenizer/english"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_older_file(tmp_path):
+    """A limit on the size of files stands for the disk; the decoder beside a model is written in the same way."""
+    sentences = [list("abab")] * 40 + [list("bcca")] * 40
+    model, file = model_of(sentences, 2), tmp_path / "lm.safetensors"
+    model.save(file)
+    decoder = CTCBeamSearchDecoder(DeepSpeech2CTCTokenizer.from_texts(["abc"]), file)
+    decoder.save_pretrained(tmp_path / "model")
+    before = {one: one.read_bytes() for one in tmp_path.rglob("*") if one.is_file()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
+    try:
+        with pytest.raises(LanguageModelError, match="lm.safetensors could not be written"):
+            model.save(file)
+        with pytest.raises(OSError, match="too large"):
+            decoder.save_pretrained(tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {one: one.read_bytes() for one in tmp_path.rglob("*") if one.is_file()} == before
+
+
+@pytest.mark.parametrize("split, column", [("test", "text"), ("train", "transcript"), ("none/train", "text")])
+def test_a_data_set_without_that_text_is_one_sentence(split, column, tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"text": "one"}\n')
+    with pytest.raises(UserError, match=f"{split}: the column '{column}' cannot be read"):
+        list(dataset_lines(f"{tmp_path}::{split}", column))

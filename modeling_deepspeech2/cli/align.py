@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import add_model, add_precision
+from .options import add_model, add_precision, check_output_file
 
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def run(settings: argparse.Namespace) -> int:
     from .output import Progress, written
     from .recognizer import load
 
-    if settings.output is not None and not settings.output.parent.is_dir():
-        raise UserError(f"--output: there is no folder {settings.output.parent}.")
+    check_output_file("output", settings.output, settings.audio, settings.text)
     try:
         text = Path(settings.text).read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -6,7 +6,7 @@ Measure it on a development split.
 
 import argparse
 
-from .options import add_output
+from .options import add_output, check_output_folder
 
 
 EPILOG = """example:
@@ -26,6 +26,7 @@ def run(settings: argparse.Namespace) -> int:
     from ..training.averaging import average
     from ..training.publishing import save_repository
 
+    check_output_folder(settings.output)
     mean = average([DeepSpeech2ForCTC.from_pretrained(name) for name in settings.models])
     save_repository(settings.output, mean, DeepSpeech2Processor.from_pretrained(settings.models[0]))
     print(f"The mean of {len(settings.models)} models is in {settings.output}.")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .options import add_columns, add_dataset, add_decoder, add_model, add_precision
+from .options import add_columns, add_dataset, add_decoder, add_model, add_precision, check_output_file
 
 
 EPILOG = """examples:
@@ -33,6 +33,7 @@ def run(settings: argparse.Namespace) -> int:
 
     if settings.batch_size < 1:
         raise UserError(f"--batch_size: found {settings.batch_size}, expected at least 1.")
+    check_output_file("output", settings.output)
     columns = (settings.audio_column, settings.text_column, settings.duration_column)
     splits = {split: SpeechData(settings.dataset, [split], *columns) for split in settings.split or ["test"]}
     model, processor = load(settings)

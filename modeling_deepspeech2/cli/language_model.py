@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from .options import add_dataset, add_output
+from .options import add_dataset, add_output, check_output_folder, open_tokenizer
 
 
 EPILOG = """examples:
@@ -59,6 +59,9 @@ def check(settings: argparse.Namespace) -> None:
             raise UserError(f"--split: found the test split {split}; a model that has read the test proves nothing there.")
     if settings.output.suffix != ".safetensors":
         raise UserError(f"--output: found {settings.output}, expected a name that ends in .safetensors.")
+    check_output_folder(settings.output.parent)
+    if settings.output.is_dir():
+        raise UserError(f"--output: {settings.output} is a folder, expected the name of a file.")
     if not 1 <= settings.order <= 8:
         raise UserError(f"--order: found {settings.order}, expected 1 to 8.")
     if not settings.megabytes > 0:
@@ -68,13 +71,11 @@ def check(settings: argparse.Namespace) -> None:
 
 
 def run(settings: argparse.Namespace) -> int:
-    from transformers import AutoTokenizer
-
     from ..language_models.estimation import build, dataset_lines
     from ..language_models.vocabulary import read_lines
 
     check(settings)
-    tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer)
+    tokenizer = open_tokenizer(settings.tokenizer)
 
     def lines() -> Iterator[str]:
         yield from read_lines(settings.texts)

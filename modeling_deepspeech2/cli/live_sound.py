@@ -10,6 +10,7 @@ import numpy as np
 import soxr
 
 from ..audio import AudioError
+from ..audio_files import HIGHEST_RATE, LOWEST_RATE
 from ..errors import UserError
 
 
@@ -117,6 +118,8 @@ def pipe(file: BinaryIO, pcm_rate: int, rate: int) -> Iterator[np.ndarray]:
     if found is not None:
         raise AudioError(f"The standard input holds {found}, {CONVERT}")
     whole: Any = _Rejoined(start, file)
+    sound: Any = None
+    channels = 1
     if start.startswith(b"RIFF"):
         try:
             sound = wave.Wave_read(whole)
@@ -124,12 +127,14 @@ def pipe(file: BinaryIO, pcm_rate: int, rate: int) -> Iterator[np.ndarray]:
             raise AudioError(f"The WAV on the standard input cannot be read ({error}), {CONVERT}") from error
         if sound.getsampwidth() != 2:
             raise AudioError(f"The WAV on the standard input has {8 * sound.getsampwidth()} bits, {CONVERT}")
-        pcm_rate, channels, read = sound.getframerate(), sound.getnchannels(), sound.readframes
-    else:
-        channels = 1
+        pcm_rate, channels = sound.getframerate(), sound.getnchannels()
+        if not LOWEST_RATE <= pcm_rate <= HIGHEST_RATE:
+            raise AudioError(f"The WAV on the standard input declares {pcm_rate} hertz, {CONVERT}")
+    is_declared = sound is not None and sound.getnframes() > 0
 
-        def read(samples: int) -> bytes:
-            return whole.read(2 * samples)
+    def read(samples: int) -> bytes:
+        # A writer to a pipe may declare no samples, since it does not know yet how many will follow.
+        return sound.readframes(samples) if is_declared else whole.read(2 * channels * samples)
 
     resampler = Resampler(pcm_rate, rate)
     while content := read(round(PIECE_SECONDS * pcm_rate)):

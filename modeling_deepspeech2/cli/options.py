@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 
 def available_cores() -> int:
@@ -75,6 +76,50 @@ def add_columns(parser: argparse.ArgumentParser, *names: str) -> None:
 
 def add_output(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--output", required=True, type=Path, help=what)
+
+
+def check_output_file(option: str, file: Path | None, *inputs: str | Path) -> None:
+    """Raises a UserError for a file that could not be written once the work is done, or that is one of the inputs."""
+    from ..errors import UserError
+
+    if file is None:
+        return
+    if not file.parent.is_dir():
+        raise UserError(f"--{option}: there is no folder {file.parent}.")
+    if file.is_dir():
+        raise UserError(f"--{option}: {file} is a folder, expected the name of a file.")
+    for place in inputs:
+        if file.exists() and Path(place).exists() and file.samefile(place):
+            raise UserError(f"--{option}: {file} would be written over {place}, which is read; name another file.")
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raises a UserError for a folder that cannot be made because a file has its name."""
+    from ..errors import UserError
+
+    taken = next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None)
+    if taken is not None:
+        raise UserError(f"--output: found {taken}, which is a file; expected a folder.")
+
+
+def open_tokenizer(name: str) -> Any:
+    """The tokenizer of a folder or repository.
+
+    Raises:
+        UserError: there is none, or one of another kind of model.
+    """
+    from transformers import AutoTokenizer
+
+    from ..errors import UserError
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:  # ValueError: the configuration of another kind of model
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"--tokenizer: {name} cannot be opened ({reason})") from error
+    if not hasattr(tokenizer, "language_model_unit"):
+        raise UserError(f"--tokenizer: {name} holds a {type(tokenizer).__name__}, expected one of Deep Speech 2.")
+    return tokenizer
 
 
 def add_shares(parser: argparse.ArgumentParser, validation: float, test: float, megabytes: int) -> None:

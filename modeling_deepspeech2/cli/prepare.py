@@ -17,13 +17,11 @@ Audio keeps its encoding and sampling rate; formats that soundfile cannot read a
 import argparse
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from ..corpus.manifests import ManifestColumns
 from ..corpus.prepare import LEFT_OUT, PROCESSOR, PreparationSettings, prepare
 from ..language_models.vocabulary import coverage_report
 from ..tokenization_deepspeech2 import LABEL_UNITS, NUMERALS
-from .options import add_output, add_shares
+from .options import add_output, add_shares, open_tokenizer
 from .vocabulary import add_text_rules, quiet_tokenizer
 
 
@@ -49,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(settings: argparse.Namespace) -> int:
     quiet_tokenizer()
     fields = ("validation_share", "test_share", "shard_megabytes", "language", "numerals", "label_unit", "word_boundaries")
-    tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer) if settings.tokenizer else None
+    tokenizer = open_tokenizer(settings.tokenizer) if settings.tokenizer else None
     preparation = PreparationSettings(
         **{name: getattr(settings, name) for name in fields},
         minimum_count=settings.minimum_count,

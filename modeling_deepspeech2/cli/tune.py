@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .options import add_columns, add_dataset, add_model, add_processes
+from .options import add_columns, add_dataset, add_model, add_processes, check_output_folder
 
 
 EPILOG = """example:
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(settings: argparse.Namespace) -> None:
     """Raises a UserError for a setting that would fail later, or spoil the result."""
+    from ..decoder_settings import check_setting
     from ..errors import UserError
 
     if not settings.split:
@@ -49,8 +50,11 @@ def check(settings: argparse.Namespace) -> None:
     for name, least in (("batch_size", 1), ("processes", 1), ("max_utterances", 0)):
         if getattr(settings, name) < least:
             raise UserError(f"--{name}: found {getattr(settings, name)}, expected at least {least}.")
-    if not (settings.max_alpha > 0 and settings.max_beta > 0):
-        raise UserError("--max_alpha and --max_beta must be above 0.")
+    for name in ("alpha", "beta"):
+        if not getattr(settings, f"max_{name}") > 0:
+            raise UserError(f"--max_{name} must be above 0, but is {getattr(settings, f'max_{name}')}.")
+        check_setting(name, getattr(settings, f"max_{name}"))
+    check_output_folder(settings.output or Path(settings.model))
 
 
 def run(settings: argparse.Namespace) -> int:

@@ -9,14 +9,12 @@ a model. The exit status is 1 if something would spoil a result.
 import argparse
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from ..configuration_deepspeech2 import DeepSpeech2Config
 from ..corpus.checks import CHECKS
 from ..corpus.report import html_report, text_report
 from ..corpus.verify import verify
 from ..data.sources import all_splits
-from .options import add_columns, add_dataset, add_processes
+from .options import add_columns, add_dataset, add_processes, check_output_file, open_tokenizer
 from .vocabulary import quiet_tokenizer
 
 
@@ -54,11 +52,12 @@ def run(settings: argparse.Namespace) -> int:
     quiet_tokenizer()
     if settings.html:
         settings.html.parent.mkdir(parents=True, exist_ok=True)
+        check_output_file("html", settings.html)
     tokenizer, stride = None, settings.time_stride
     if settings.model:
         stride = DeepSpeech2Config.from_pretrained(settings.model).time_stride if stride is None else stride
     if settings.tokenizer or settings.model:
-        tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer or settings.model)
+        tokenizer = open_tokenizer(settings.tokenizer or settings.model)
     found = verify(
         settings.dataset,
         settings.split or all_splits(settings.dataset),

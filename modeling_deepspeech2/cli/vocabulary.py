@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..language_models.vocabulary import coverage_report, read_lines
 from ..script import WORD_BOUNDARIES
 from ..tokenization_deepspeech2 import LABEL_UNITS, NUMERALS, DeepSpeech2CTCTokenizer
-from .options import add_output
+from .options import add_output, check_output_folder
 
 
 EPILOG = """examples:
@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(settings: argparse.Namespace) -> int:
     quiet_tokenizer()
+    check_output_folder(settings.output)
     if not settings.texts and not settings.extra_characters:
         raise UserError("nothing to build from: give at least one TEXT, or --extra_characters")
     for path in settings.texts:

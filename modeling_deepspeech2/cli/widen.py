@@ -2,7 +2,7 @@
 
 import argparse
 
-from .options import add_model, add_output
+from .options import add_model, add_output, check_output_folder
 
 
 EPILOG = """example:
@@ -20,6 +20,7 @@ def run(settings: argparse.Namespace) -> int:
     from ..processing_deepspeech2 import DeepSpeech2Processor
     from ..training.widening import widen
 
+    check_output_folder(settings.output)
     wide = widen(DeepSpeech2ForCTC.from_pretrained(settings.model), settings.hidden_size)
     wide.save_pretrained(settings.output)
     DeepSpeech2Processor.from_pretrained(settings.model).save_pretrained(settings.output)

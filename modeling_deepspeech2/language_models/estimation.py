@@ -213,17 +213,27 @@ def perplexity(model: NGramModel, sentences: list[list[str]]) -> tuple[float, fl
 
 
 def dataset_lines(entry: str, text_column: str) -> Iterator[str]:
-    """The texts of "DATA SET::[CONFIGURATION/]SPLIT", streamed."""
+    """The texts of "DATA SET::[CONFIGURATION/]SPLIT", streamed.
+
+    Raises:
+        UserError: no such data set, split or column, or a column of something else.
+    """
     from datasets import load_dataset
 
     path, _, split = entry.partition("::")
     configuration, _, split = split.rpartition("/")
-    rows = load_dataset(path, configuration or None, split=split, streaming=True).select_columns([text_column])
-    for row in rows:
-        text = row[text_column]
-        if text is not None and not isinstance(text, str):
-            raise UserError(f"{entry}: the column {text_column!r} holds {type(text).__name__}, expected text.")
-        yield text or ""
+    try:
+        rows = load_dataset(path, configuration or None, split=split, streaming=True).select_columns([text_column])
+        for row in rows:
+            text = row[text_column]
+            if text is not None and not isinstance(text, str):
+                raise UserError(f"{entry}: the column {text_column!r} holds {type(text).__name__}, expected text.")
+            yield text or ""
+    except UserError:
+        raise
+    except (ValueError, KeyError, OSError) as error:  # each kind of file has its own
+        reason = " ".join(str(error).split())
+        raise UserError(f"{entry}: the column {text_column!r} cannot be read ({reason}).") from error
 
 
 def build(

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+import yaml
 from huggingface_hub import HfApi, ModelCard, get_token, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import httpx
@@ -120,7 +121,7 @@ def publish(folder: Path, output: Path) -> None:
     """Copies the files of a model into a new folder, with the code that runs it anywhere, and nothing else.
 
     Raises:
-        UserError: a file holds an access token.
+        UserError: a file holds an access token, or the card cannot be read.
     """
     files = _files(folder, MODEL_FILES) + _card_files(folder)
     for file in files:
@@ -138,7 +139,11 @@ def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
 def _card_files(folder: Path) -> list[Path]:
     """The card, what it shows, and the clips beside it that it names as examples for the Hub's widget."""
     files, card = _files(folder, CARD_FILES), folder / "README.md"
-    widget = ModelCard.load(card, ignore_metadata_errors=True).data.get("widget") if card.is_file() else None
+    try:
+        widget = ModelCard.load(card, ignore_metadata_errors=True).data.get("widget") if card.is_file() else None
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or no dict
+        reason = " ".join(str(error).split())
+        raise UserError(f"The card {card} cannot be read: its head must be YAML in UTF-8 ({reason}).") from error
     clips = [str(example.get("src")) for example in widget or [] if isinstance(example, dict)]
     return files + [folder / clip for clip in clips if Path(clip).name == clip and (folder / clip).is_file()]
 
@@ -146,7 +151,7 @@ def _card_files(folder: Path) -> list[Path]:
 def _refuse_token(file: Path) -> None:
     if file.suffix not in (".json", ".md"):
         return
-    content, own = file.read_text(encoding="utf-8"), get_token()
+    content, own = file.read_text(encoding="utf-8", errors="replace"), get_token()
     if _TOKEN.search(content) or (own and own in content):
         raise UserError(f"{file.name} holds an access token of the Hub: take it out before publishing, and revoke it.")
 

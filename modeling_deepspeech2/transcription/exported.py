@@ -120,7 +120,11 @@ class ExportedModel:
         return self.folder / file if (self.folder / file).is_file() else None
 
     def open_session(self, graph: str) -> "InferenceSession":
-        """One of the graphs, "model" or "live", in onnxruntime."""
+        """One of the graphs, "model" or "live", in onnxruntime.
+
+        Raises:
+            UserError: it is missing or damaged, or onnxruntime is.
+        """
         try:
             import onnxruntime
         except ImportError as error:
@@ -131,7 +135,11 @@ class ExportedModel:
         file = self._find(f"onnx/{graph}{self.suffix}.onnx")
         if file is None:
             raise UserError(f"--model: {self.name} lacks onnx/{graph}{self.suffix}.onnx; export the model again.")
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        try:
+            return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its classes are not public, and have no base but this
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"--model: {file} is damaged, or no graph ({reason}): copy it again, or export anew.") from error
 
     @cached_property
     def offline(self) -> "InferenceSession":

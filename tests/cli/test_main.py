@@ -17,6 +17,7 @@ import soxr
 
 import modeling_deepspeech2
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor, DeepSpeech2Stream
+from modeling_deepspeech2.audio import AudioError
 from modeling_deepspeech2.cli import live_sound, output
 from modeling_deepspeech2.cli.main import COMMANDS, main
 from modeling_deepspeech2.errors import UserError
@@ -104,6 +105,19 @@ def test_json_has_words_in_time(capsys, live_folder, files, processor):
         (["align", "FILE", "FILE", "--model", "MODEL", "--output", "/no/such/folder/x.srt"], "there is no folder"),
         (["align", "FILE", "/no/such/text", "--model", "MODEL"], "cannot be read"),
         (["align", "FILE", "FILE", "--model", "MODEL"], "not in UTF-8"),
+        (["align", "FILE", "FILE", "--model", "MODEL", "--output", "FILE"], "would be written over"),
+        (["align", "FILE", "FILE", "--model", "MODEL", "--output", "/"], "is a folder, expected the name of a file"),
+        (
+            ["evaluate", "--model", "MODEL", "--dataset", "none", "--output", "/no/such/x.json"],
+            "there is no folder /no/such",
+        ),
+        (["widen", "--model", "MODEL", "--hidden_size", "999", "--output", "FILE"], "which is a file; expected a folder"),
+        (["average", "MODEL", "MODEL", "--output", "FILE"], "which is a file; expected a folder"),
+        (["vocabulary", "--extra_characters", "abc", "--output", "FILE"], "which is a file; expected a folder"),
+        (["verify", "--dataset", "none", "--html", "/"], "--html: / is a folder"),
+        (["verify", "--dataset", "none", "--split", "train", "--tokenizer", "EMPTY"], "--tokenizer: "),
+        (["prepare", "none", "--output", "OUT", "--tokenizer", "EMPTY"], "cannot be opened"),
+        (["language-model", "FILE", "--tokenizer", "EMPTY", "--output", "/lm.safetensors"], "cannot be opened"),
         (["live", "-", "--model", "MODEL"], "bidirectional=False"),
         (["live", "song.mp3", "--model", "MODEL"], "expected '-' for a pipe"),
         (["live", "-", "--model", "LIVE", "--rate", "16"], "--rate"),
@@ -115,7 +129,7 @@ def test_bad_settings_stop_before_any_audio(
     """One sentence, exit status 2, and no audio was opened."""
     monkeypatch.setattr(output, "read_audio_blocks", lambda *_, **__: pytest.fail("audio was read"))
     monkeypatch.setattr(live_sound, "pipe", lambda *_: pytest.fail("audio was read"))
-    names = {"FILE": files[0], "MODEL": tiny_model_folder, "LIVE": live_folder, "OUT": tmp_path / "out"}
+    names = {"FILE": files[0], "MODEL": tiny_model_folder, "LIVE": live_folder, "OUT": tmp_path / "out", "EMPTY": tmp_path}
     status, out, err = run(capsys, *(names.get(argument, argument) for argument in arguments))
     assert status == 2 and out == "" and message in err and len(err.strip().splitlines()) == 1
 
@@ -314,6 +328,21 @@ def test_live_refuses_files_that_are_no_pcm(capsys, monkeypatch, live_folder, cl
     content = (b"ID3\x04" if name.endswith("tag") else b"") + file.getvalue()
     status, out, err = piped(capsys, monkeypatch, content, "--model", live_folder)
     assert status == 1 and not out.strip() and f"holds {name.partition(' with')[0]}, expected WAV or 16-bit PCM" in err
+
+
+@pytest.mark.parametrize("rate, declared", [(16_000, 0), (16_000, 0xFFFF_FFFF), (0, 64_000), (3, 64_000), (2**31, 64_000)])
+def test_live_wav_of_strange_headers(rate, declared):
+    """Whoever writes to a pipe may declare no samples; rates that are none gave nothing, or a traceback."""
+    file = io.BytesIO()
+    soundfile.write(file, np.full(32_000, 0.125), RATE, format="wav", subtype="PCM_16")
+    content = bytearray(file.getvalue())
+    content[24:28], content[40:44] = rate.to_bytes(4, "little"), declared.to_bytes(4, "little")
+    pieces = live_sound.pipe(io.BytesIO(bytes(content)), RATE, RATE)
+    if rate == RATE:
+        assert np.array_equal(np.concatenate(list(pieces)), np.full(32_000, 0.125, np.float32))
+    else:
+        with pytest.raises(AudioError, match=f"declares {rate} hertz"):
+            list(pieces)
 
 
 def test_pcm_is_not_taken_for_another_format():

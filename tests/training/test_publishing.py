@@ -172,3 +172,12 @@ def test_language_model_of_a_checkpoint_without_weight_changes_nothing(folder, c
             logits = model(**processor(clip.waveform, sampling_rate=16_000, return_tensors="pt")).logits[0]
         (found,), (expected,) = decoder.decode(logits, 0.03), plain.decode(logits, 0.03)
         assert found.text == expected.text and found.score == pytest.approx(expected.score, abs=1e-6)
+
+
+@pytest.mark.parametrize("card", [b"---\ntitle: a: b\n---\n", "größe".encode("latin-1"), b"---\n- a\n---\n"], ids=repr)
+def test_a_card_that_cannot_be_read_is_one_sentence(card, tmp_path):
+    """People edit it before they publish."""
+    (tmp_path / "README.md").write_bytes(card)
+    with pytest.raises(UserError, match="README.md cannot be read: its head must be YAML in UTF-8"):
+        publish(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

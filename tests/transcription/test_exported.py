@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -160,3 +161,13 @@ def test_live_refuses_a_model_without_its_graph(case, capsys):
 def test_a_model_that_is_not_there_is_one_sentence(name):
     with pytest.raises(UserError, match=f"--model: found no exported model in {name} .there is no such folder"):
         ExportedModel(name)
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", "cut"], ids=repr)
+def test_damaged_graphs_are_one_sentence(case, content, tmp_path):
+    """A clone without Git LFS holds pointers in their place."""
+    file = tmp_path / "model" / "onnx" / "model.onnx"
+    shutil.copytree(case[2].folder, tmp_path / "model")
+    file.write_bytes(file.read_bytes()[:10_000] if content == "cut" else content)
+    with pytest.raises(UserError, match="model.onnx is damaged"):
+        ExportedModel(tmp_path / "model").offline  # noqa: B018
