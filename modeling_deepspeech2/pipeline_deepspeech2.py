@@ -73,8 +73,19 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         if push_to_hub:
             self.push_to_hub(arguments.pop("repo_id", Path(save_directory).name), **arguments)
 
-    def _sanitize_parameters(self, hotwords: dict[str, float] | None = None, n_best: int | None = None, **kwargs):
+    def _sanitize_parameters(
+        self,
+        hotwords: dict[str, float] | None = None,
+        n_best: int | None = None,
+        return_timestamps: str | bool | None = None,
+        **kwargs,
+    ):
+        # The parent refuses False, and hands times to `_forward`, too, which does not need them.
+        kwargs["return_timestamps"] = return_timestamps or None
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        forward.pop("return_timestamps", None)
+        if return_timestamps is False:
+            postprocess["return_timestamps"] = None
         ignored = [*forward, *(["decoder_kwargs"] if postprocess.pop("decoder_kwargs", None) else [])]
         if ignored:  # a program for models that generate may pass them; a misspelt name must not vanish
             logger.warning(f"Ignored: {', '.join(ignored)}; this pipeline has no such arguments.")

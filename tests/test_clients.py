@@ -166,6 +166,17 @@ def test_arguments_of_other_pipelines_are_named(tiny_model_folder, clips, caplog
     assert "Ignored: num_beams, hotword;" in caplog.text
 
 
+def test_times_are_no_ignored_argument(tiny_model_folder, clips, caplog):
+    """Asking for times logs nothing, and False, which programs for other models pass, is no times."""
+    recognizer = pipeline("automatic-speech-recognition", tiny_model_folder, return_timestamps="word")
+    timed = recognizer(clips[0].waveform)
+    assert timed["chunks"] and recognizer(clips[0].waveform, return_timestamps="word") == timed
+    assert recognizer(clips[0].waveform, return_timestamps=False) == {"text": timed["text"]}
+    assert "Ignored" not in caplog.text
+    with pytest.raises(ValueError, match="word level timestamps"):
+        recognizer(clips[0].waveform, return_timestamps=True)
+
+
 @pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda folder: folder.name)
 def test_cards_of_models(folder):
     """Parsed by huggingface_hub itself: what the Hub lists, filters and shows."""
