@@ -139,7 +139,7 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
             mean = features.mean(0)
             return (features - mean) / features.std(0, correction=0).clamp(min=1e-4)
         if self.mean is None or self.deviation is None:
-            raise ValueError(
+            raise UserError(
                 "The feature extractor has no statistics of a training set yet: call fit(waveforms) first, or choose "
                 "normalization='utterance' or 'none'."
             )
@@ -204,4 +204,4 @@ def _as_list(raw_speech: np.ndarray | torch.Tensor | list) -> list:
 def mono(waveform: np.ndarray | torch.Tensor | list[float]) -> torch.Tensor:
     """Averages the channels of a waveform, the shorter of two axes, and checks its samples; see `waveform.mono`."""
     # Copied, because torch takes no reversed or read-only arrays.
-    return torch.from_numpy(np.array(mono_array(np.asarray(waveform), "The waveform")))
+    return torch.from_numpy(np.array(mono_array(waveform, "The waveform")))

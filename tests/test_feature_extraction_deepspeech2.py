@@ -164,14 +164,17 @@ def test_channels_are_averaged(plain, clips):
 
 
 def test_any_array_of_floats(plain, clips):
-    """Lists, tensors, float64, read-only, byte-swapped and reversed arrays; torch takes the last three only copied."""
+    """Lists, tensors, also with a gradient, float64, read-only, byte-swapped and reversed arrays.
+
+    Torch takes the last three only copied.
+    """
     waveform = clips[0].waveform
     expected = plain(waveform)["input_features"][0]
     fixed = waveform.copy()
     fixed.flags.writeable = False
     for same in (
         waveform.tolist(), torch.from_numpy(waveform), waveform.astype(np.float64), fixed, waveform.astype(">f4"),
-        waveform[::-1].copy()[::-1],
+        waveform[::-1].copy()[::-1], torch.from_numpy(waveform.copy()).requires_grad_(),
     ):  # fmt: skip
         np.testing.assert_array_equal(plain(same)["input_features"][0], expected)
 
