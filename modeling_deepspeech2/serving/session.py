@@ -8,6 +8,7 @@ import anyio
 import numpy as np
 import soxr
 
+from ..decoding_deepspeech2 import Hypothesis
 from .dispatcher import Dispatcher, TooManyStreams, Update
 from .limits import Limits, Refusal, check_rate, overloaded
 from .metrics import Metrics
@@ -41,6 +42,8 @@ class Session:
         self._odd = b""  # half a sample
         self._loop, self._news = asyncio.get_running_loop(), news or asyncio.Event()
         self.seconds = 0.0  # of audio so far
+        self._ended: list[Hypothesis] = []  # that a wait has found and not returned yet: it may be cancelled
+        self._is_finished = False
         try:
             self.stream = dispatcher.open(self._notify, end_of_utterance, hotwords=hotwords)
         except TooManyStreams as error:
@@ -76,30 +79,30 @@ class Session:
         return await self._until(lambda update: update.is_idle)
 
     async def finish(self) -> Update:
-        """Ends the stream and returns the remaining text."""
-        if self._resampler:
-            self.stream.put(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-        self.stream.finish()
+        """Ends the stream and returns the remaining text; if the wait for it was cancelled, another call continues it."""
+        if not self._is_finished:
+            self._is_finished = True
+            if self._resampler:
+                self.stream.put(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            self.stream.finish()
         return await self._until(lambda update: update.is_over)
 
     def take(self) -> Update:
         """The new text since the last call."""
-        return self._checked(self.stream.take())
+        update = self.stream.take()
+        if update.error is not None:
+            raise Refusal("The stream could not be transcribed.", "failed", 500, 1011) from update.error
+        ended, self._ended = self._ended + update.ended, []
+        return update._replace(ended=ended)
 
     async def _until(self, is_enough: Any) -> Update:
-        ended: list = []
         while True:
             self._news.clear()
             update = self.take()
-            ended += update.ended
             if is_enough(update) or update.is_over:
-                return update._replace(ended=ended)
+                return update
+            self._ended = update.ended
             await self._news.wait()
-
-    def _checked(self, update: Update) -> Update:
-        if update.error is not None:
-            raise Refusal("The stream could not be transcribed.", "failed", 500, 1011) from update.error
-        return update
 
     def close(self) -> None:
         """Frees the place; a second call does nothing."""

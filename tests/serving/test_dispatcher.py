@@ -1,5 +1,6 @@
 """Batch Dispatch: whatever arrives when, each stream's text is the offline text, and a stream holds its own state only."""
 
+import asyncio
 import gc
 import threading
 import time
@@ -7,12 +8,17 @@ import time
 import numpy as np
 import psutil
 import pytest
+import soxr
 import torch
+from good_client import pcm
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder
 from modeling_deepspeech2.serving.dispatcher import Dispatcher, LiveStream, TooManyStreams
 from modeling_deepspeech2.serving.engine import StateTable, TorchEngine
+from modeling_deepspeech2.serving.limits import Limits
+from modeling_deepspeech2.serving.metrics import Metrics
 from modeling_deepspeech2.serving.onnx_engine import OnnxEngine
+from modeling_deepspeech2.serving.session import Session
 from modeling_deepspeech2.transcription.recordings import transcribe
 from modeling_deepspeech2.utterances import UtteranceDecoder
 
@@ -298,6 +304,33 @@ def test_a_batch_that_fails_ends_its_streams_and_not_the_dispatcher(make_tiny_mo
     stream.put(clips[0].waveform)
     stream.finish()
     assert result(stream) == offline(model, processor, clips[0].waveform)
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000])
+def test_a_wait_for_the_last_text_that_is_cancelled_loses_nothing(live_model, start, clips, rate):
+    """A shutdown comes while a client's last text is awaited, and asks for it again: it is all of the text."""
+    model, processor, _ = live_model
+    dispatcher = start(model, processor)
+    step = dispatcher.engine.step
+    dispatcher.engine.step = lambda *arguments: (time.sleep(0.02), step(*arguments))[1]  # the wait is a long one
+    speech = [clips[1].waveform, np.zeros(20_000, np.float32), clips[2].waveform, np.zeros(20_000, np.float32)]
+    content = pcm(soxr.resample(np.concatenate(speech), 16_000, rate))
+
+    async def texts(patience: float) -> tuple[list[str], int]:
+        session, cancelled = Session(dispatcher, rate, Limits(), Metrics()), 0
+        await session.put(content)
+        while True:
+            try:
+                update = await asyncio.wait_for(session.finish(), patience)
+            except TimeoutError:
+                cancelled += 1
+            else:
+                session.close()
+                return [one.text for one in update.ended], cancelled
+
+    expected, _ = asyncio.run(texts(60))
+    found, cancelled = asyncio.run(texts(0.01))
+    assert len(expected) == 2 and found == expected and cancelled >= 3
 
 
 def test_the_table_keeps_rows_apart():
