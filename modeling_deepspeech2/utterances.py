@@ -148,6 +148,11 @@ class UtteranceDecoder:
         stable_text = whole_words(spelled, self.word_boundaries).rstrip()
         return LiveText(stable_text, text[len(stable_text) :].rstrip())
 
+    @property
+    def start(self) -> float:
+        """Seconds at which the utterance under way begins, at most a pause before its first symbol."""
+        return self.first_frame * self.seconds_per_frame
+
     def text_after(self, ended: list[str]) -> LiveText:
         """`text` behind the texts of the utterances that have ended."""
         before, current = self.between.join(ended), self.text

@@ -37,6 +37,7 @@ class Update(NamedTuple):
 
     ended: list[Hypothesis]  # utterances, with times from the stream's beginning
     text: LiveText  # of the utterance under way
+    start: float  # seconds at which that utterance begins
     is_idle: bool  # all samples so far are transcribed, but for those that need later ones
     is_over: bool  # nothing comes after
     error: Exception | None  # why the stream broke off
@@ -76,7 +77,7 @@ class LiveStream:
         self.num_arrived = self.num_taken = 0  # samples
         self.is_finishing = self.is_closed = self.is_busy = False
         self._ended: list[Hypothesis] = []
-        self._text, self._is_over, self._error = NO_TEXT, False, None
+        self._text, self._start, self._is_over, self._error = NO_TEXT, 0.0, False, None
 
         self.conditioner = Conditioner(dispatcher.engine.sampling_rate)
         self.utterances = utterances
@@ -116,7 +117,7 @@ class LiveStream:
         with self._dispatcher.lock:
             ended, self._ended = self._ended, []
             is_idle = not self.is_busy and self.waiting < self._dispatcher.needed(self)
-            return Update(ended, self._text, is_idle, self._is_over, self._error)
+            return Update(ended, self._text, self._start, is_idle, self._is_over, self._error)
 
     def close(self) -> None:
         """Frees the stream's place, even if work is pending."""
@@ -340,6 +341,7 @@ class Dispatcher:
         with self.lock:
             stream.is_busy = False
             stream._ended += ended
+            stream._start = stream.utterances.start
             stream._text, stream._error, stream._is_over = text, error, is_over or error is not None
             # Less than a unit may be left of a piece; its frame is complete with the next one.
             while stream.times and stream.times[0][0] < stream.num_taken + self.engine.unit:

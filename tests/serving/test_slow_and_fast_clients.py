@@ -15,6 +15,7 @@ from good_client import good_stream, pcm
 
 from modeling_deepspeech2.serving.app import Guard, answer
 from modeling_deepspeech2.serving.limits import Limits, Refusal
+from modeling_deepspeech2.serving.protocols import openai_realtime
 from modeling_deepspeech2.transcription.recordings import transcribe
 
 
@@ -104,6 +105,47 @@ def test_a_server_that_does_not_keep_up_says_so(server, good, clips, slow_engine
             pass
 
     asyncio.run(send_good())
+
+
+def test_times_of_a_turn_are_those_of_its_words(server, live_model, clips):
+    """Also where all samples come at once: a turn begins a pause before its first word at most, and ends with its last."""
+    model, processor, _ = live_model
+    pause = np.zeros(24_000, np.float32)
+    content = pcm(np.concatenate([clips[1].waveform, pause, clips[2].waveform, pause]))
+
+    async def send_all() -> list[tuple[int, int]]:
+        async with realtime(server) as stream:
+            await stream.send(update(format={"type": "audio/pcm", "rate": 16_000}))
+            await stream.send(append(content))
+            starts, turns = {}, []
+            while len(turns) < 2:
+                event = json.loads(await asyncio.wait_for(stream.recv(), 60))
+                if event["type"].endswith("speech_started"):
+                    starts[event["item_id"]] = event["audio_start_ms"]
+                elif event["type"].endswith("speech_stopped"):
+                    turns.append((starts[event["item_id"]], event["audio_end_ms"]))
+            return turns
+
+    spoken = [one.words for one in transcribe(model, processor, np.frombuffer(content, "<i2").astype(np.float32) / 32_768)]
+    for (start, end), words in zip(asyncio.run(send_all()), spoken, strict=True):
+        assert -1 <= 1000 * words[0].start - start <= 850
+        assert abs(1000 * words[-1].end - end) <= 1
+
+
+def test_a_stream_whose_text_cannot_be_reported_is_closed(server, clips, monkeypatch):
+    """Whatever goes wrong between the model and the socket: 1011, and no connection that stays open and silent."""
+    monkeypatch.setattr(openai_realtime._Connection, "_report", lambda *_: 1 / 0)
+
+    async def send_some() -> tuple[dict, int]:
+        async with realtime(server) as stream:
+            assert json.loads(await stream.recv())["type"] == "session.created"
+            await stream.send(append(pcm(clips[1].waveform)))
+            event = json.loads(await asyncio.wait_for(stream.recv(), 60))
+            await stream.wait_closed()
+            return event, stream.close_code
+
+    event, code = asyncio.run(send_some())
+    assert code == 1011 and event["error"]["code"] == "failed"
 
 
 def test_bodies_together_are_bounded():

@@ -11,6 +11,7 @@ import binascii
 import contextlib
 import dataclasses
 import itertools
+import logging
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from .websockets import parse, receive, send, serving
 DEFAULT_RATE = 24_000  # hertz
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 router = APIRouter()
+logger = logging.getLogger(__name__)
 
 
 @router.websocket("/v1/realtime")
@@ -159,20 +161,25 @@ class _Connection:
     # Text
 
     async def _report_news(self) -> None:
-        while True:
-            await self.news.wait()
-            self.news.clear()
-            try:
+        """Ends with the connection; what goes wrong here ends it, for no text would come any more."""
+        try:
+            while True:
+                await self.news.wait()
+                self.news.clear()
                 async with self.turn:
                     if self.session is not None:
                         await self._report(self.session.take())
-            except WebSocketDisconnect:
-                return
-            except Refusal as refusal:  # the client does not read, or the stream broke off
-                self.service.refused(refusal)
-                await self._tell(refusal)
-                await self.websocket.close(refusal.close_code)
-                return
+        except WebSocketDisconnect:
+            return
+        except Refusal as error:  # the client does not read, or the stream broke off
+            refusal = error
+        except Exception:
+            logger.exception("The text of a stream could not be reported")
+            refusal = Refusal("The stream could not be transcribed.", "failed", 500, 1011)
+        self.service.refused(refusal)
+        await self._tell(refusal)
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it is closed
+            await self.websocket.close(refusal.close_code)
 
     async def _report(self, update: Update) -> None:
         for utterance in update.ended:
@@ -186,7 +193,7 @@ class _Connection:
                 await self._begin_item()
                 await self._send_delta(self.settings.model.between.join(self.held))
         if update.text.stable:
-            await self._begin_item()
+            await self._begin_item(update.start)
             await self._send_delta(self.settings.model.between.join([*self.held, update.text.stable]))
 
     async def _begin_item(self, start: float | None = None) -> None:

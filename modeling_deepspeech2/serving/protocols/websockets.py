@@ -39,6 +39,7 @@ async def send(websocket: WebSocket, content: dict, patience_seconds: float) -> 
     """One JSON message.
 
     Raises:
+        WebSocketDisconnect: the connection is closed.
         Refusal: the client does not read.
     """
     try:
@@ -47,6 +48,8 @@ async def send(websocket: WebSocket, content: dict, patience_seconds: float) -> 
             await websocket.send_text(json.dumps(content, ensure_ascii=False).encode(errors="replace").decode())
     except TimeoutError as error:
         raise Refusal("The answers are not read.", "not_read", 408, 1013) from error
+    except RuntimeError as error:  # as starlette calls it where another task has closed it
+        raise WebSocketDisconnect(1006) from error
 
 
 @contextlib.asynccontextmanager
