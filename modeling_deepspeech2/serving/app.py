@@ -67,7 +67,9 @@ def create_app(service: Service, token: str | None = None) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def refuse_path(_: Request, error: HTTPException) -> Response:
-        return answer(service, Refusal(str(error.detail), "no_such_path", error.status_code))
+        response = answer(service, Refusal(str(error.detail), "no_such_path", error.status_code))
+        response.headers.update(error.headers or {})  # the methods that are allowed
+        return response
 
     @app.exception_handler(Exception)
     async def fail(_: Request, error: Exception) -> Response:

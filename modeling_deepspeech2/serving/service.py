@@ -129,7 +129,7 @@ class Service:
                 message = f"model: found no {kind} {name[:100]!r}, expected one of {known}."
                 raise Refusal(message, "no_model", 404, param="model")
         if language:
-            language = language.split("-")[0].lower()
+            language = language.replace("_", "-").split("-")[0].lower()
             fitting = [one for one in fitting if one.language in (None, language)]
         if not fitting:
             raise Refusal(f"language: found no such model for {language[:40]!r}.", "no_model", 404, param="language")

@@ -131,6 +131,11 @@ def test_requests(server, good, name):
     assert f" {status} ".encode() in asyncio.run(ask()).splitlines()[0]
 
 
+def test_a_wrong_method_is_told_the_right_one(server):
+    """As HTTP wants it of every 405."""
+    assert httpx.delete(f"{server.url}/v1/models", headers=server.headers).headers["allow"] == "GET"
+
+
 def test_a_client_that_leaves_in_the_middle(server, good):
     """Half an upload, half a message and a reset: nothing is left behind, and places are given back."""
 

@@ -6,6 +6,7 @@ import io
 import json
 import urllib.request
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -82,6 +83,20 @@ def test_openai_files_as_events(client, live_model, clips):
     deltas = [event.delta for event in events if event.type == "transcript.text.delta"]
     assert len(deltas) >= 2 and events[-1].type == "transcript.text.done"
     assert "".join(deltas) == events[-1].text == " ".join(one.text for one in transcribe(model, processor, waveform))
+
+
+def test_events_pass_through_proxies(server, encoded_clips):
+    """nginx and others hold an answer back until it is whole, unless its headers say that each event goes on at once."""
+    address, data = f"{server.url}/v1/audio/transcriptions", {"model": "tiny_model", "stream": "true"}
+    answer = httpx.post(address, files={"file": encoded_clips[0]}, data=data, headers=server.headers, timeout=60)
+    assert answer.text.startswith("data: ") and answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-accel-buffering"] == "no" and answer.headers["cache-control"] == "no-cache"
+
+
+@pytest.mark.parametrize("language", ["en", "EN", "en-GB", "en_US"])
+def test_languages_as_clients_write_them(server, language):
+    """With or without a region, in either spelling."""
+    assert server.service.find(None, live=True, language=language).name == MODEL
 
 
 def test_openai_models(client):

@@ -28,6 +28,7 @@ from ..service import ServedModel, Service, finite
 
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
+UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies hand each event on as it comes
 router = APIRouter()
 
 
@@ -79,7 +80,8 @@ async def transcribe_file(request: Request) -> Response:
     if is_streamed:
         async with _watched(request, service):  # before the status is sent: the file may be none
             first = await anext(utterances, None)
-        return StreamingResponse(_events(service, model, job, first, utterances), media_type="text/event-stream")
+        events = _events(service, model, job, first, utterances)
+        return StreamingResponse(events, media_type="text/event-stream", headers=UNBUFFERED)
     found = []
     async with _watched(request, service), aclosing(utterances):
         async for utterance in utterances:
@@ -89,7 +91,7 @@ async def transcribe_file(request: Request) -> Response:
 
 
 async def _read_form(request: Request, service: Service) -> FormData:
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise Refusal("Expected the content type multipart/form-data with a field 'file'.", status=415)
     try:
         with service.connection(), anyio.fail_after(service.limits.upload_seconds):
