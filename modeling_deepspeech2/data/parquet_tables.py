@@ -32,7 +32,7 @@ class ParquetTables:
         """Rows of one file with the number of the first of them, from the row group on that holds `first_row`.
 
         Raises:
-            DataError: the file is damaged, or lacks one of the columns.
+            DataError: the file cannot be read, is damaged, or lacks one of the columns.
         """
         with _opened(self.files[shard]) as parquet:
             missing = set(columns) - set(parquet.schema_arrow.names)
@@ -43,6 +43,7 @@ class ParquetTables:
                 end = start + parquet.metadata.row_group(group).num_rows
                 if end > first_row:
                     for batch in parquet.iter_batches(TABLE_ROWS, [group], columns, use_threads=False):
+                        batch.validate(full=True)  # strings that are not UTF-8 would be noticed only where they are used
                         yield start, pyarrow.Table.from_batches([batch])
                         start += batch.num_rows
                 start = end
@@ -57,3 +58,5 @@ def _opened(file: str) -> Iterator[ParquetFile]:
             yield parquet
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{file} is no parquet file, or a damaged one: {error}") from error
+    except OSError as error:  # as which arrow reports damaged pages, too
+        raise DataError(f"{file} cannot be read, or is damaged: {error}") from error

@@ -274,6 +274,25 @@ def test_statistics_of_nothing_that_can_be_read_say_why(tmp_path):
         DeepSpeech2FeatureExtractor().fit(data.waveforms(16_000, limit=3))
 
 
+@pytest.mark.parametrize("damage", ["a page", "a string", "gone"])
+def test_a_shard_that_cannot_be_read_is_named(damage, tmp_path):
+    """Arrow does not say in which file a page is damaged."""
+    data = SpeechData(str(parquet(tmp_path / "speech")), ["train"], show_progress=False)
+    file = tmp_path / "speech" / "train-00000-of-00001.parquet"
+    table = pyarrow.parquet.read_table(file)
+    if damage == "a string":
+        text = pyarrow.array([b"gr\xfcn"] * len(table), pyarrow.binary()).view(pyarrow.string())
+        table = table.set_column(table.column_names.index("text"), "text", text)
+    pyarrow.parquet.write_table(table, file, compression="snappy")
+    if damage == "a page":
+        content = file.read_bytes()
+        file.write_bytes(content[:4] + b"\xff" * 40 + content[44:])
+    if damage == "gone":
+        file.unlink()
+    with pytest.raises(DataError, match="train-00000-of-00001.parquet (cannot be read|is no parquet file), or "):
+        list(data.sources[0].rows.tables(0, ["id", "text"]))
+
+
 def test_utterances_of_one_name_are_two(tmp_path):
     """Otherwise one that is left out would count for both."""
     data = rows_with(tmp_path / "speech", id=["a", "b", "a"])
