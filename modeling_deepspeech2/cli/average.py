@@ -26,6 +26,7 @@ def run(settings: argparse.Namespace) -> int:
     from ..modeling_deepspeech2 import DeepSpeech2ForCTC
     from ..processing_deepspeech2 import DeepSpeech2Processor
     from ..training.averaging import average
+    from ..training.output_folder import written
     from ..training.publishing import save_repository
 
     check_output_folder(settings.output)
@@ -37,6 +38,7 @@ def run(settings: argparse.Namespace) -> int:
         if any(getattr(other.feature_extractor, name) != getattr(first.feature_extractor, name) for name in FEATURES):
             raise UserError(f"{model} has learned from other features than {settings.models[0]}: they cannot be averaged.")
     mean = average([DeepSpeech2ForCTC.from_pretrained(name) for name in settings.models])
-    save_repository(settings.output, mean, first)
+    with written(settings.output, 0):
+        save_repository(settings.output, mean, first)
     print(f"The mean of {len(settings.models)} models is in {settings.output}.")
     return 0

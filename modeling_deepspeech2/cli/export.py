@@ -44,10 +44,12 @@ def run(settings: argparse.Namespace) -> int:
     decoder = (
         CTCBeamSearchDecoder.from_pretrained(settings.model, processor.tokenizer) if has_decoder(settings.model) else None
     )
+    if settings.push_to_hub:
+        from ..training.publishing import open_repository, push_folder
+
+        open_repository(settings.push_to_hub)  # a bad name or token ends it before the work
     export(model, processor, settings.output, settings.live, decoder, settings.model, splits, settings.push_to_hub)
     print(f"The model is in {settings.output}.")
     if settings.push_to_hub:
-        from ..training.publishing import push_folder
-
         print("Published:", push_folder(settings.output, settings.push_to_hub, content="exported model and card"))
     return 0

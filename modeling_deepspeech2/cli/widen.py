@@ -18,11 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(settings: argparse.Namespace) -> int:
     from ..modeling_deepspeech2 import DeepSpeech2ForCTC
     from ..processing_deepspeech2 import DeepSpeech2Processor
+    from ..training.output_folder import written
+    from ..training.publishing import save_repository
     from ..training.widening import widen
 
     check_output_folder(settings.output)
     wide = widen(DeepSpeech2ForCTC.from_pretrained(settings.model), settings.hidden_size)
-    wide.save_pretrained(settings.output)
-    DeepSpeech2Processor.from_pretrained(settings.model).save_pretrained(settings.output)
+    processor = DeepSpeech2Processor.from_pretrained(settings.model)
+    with written(settings.output, 0):
+        save_repository(settings.output, wide, processor)
     print(f"The model with {settings.hidden_size} units is in {settings.output}.")
     return 0

@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..modeling_deepspeech2 import DeepSpeech2ForCTC
 from ..processing_deepspeech2 import DeepSpeech2Processor
 from ..remote_code import write_remote_code
+from .output_folder import written
 
 
 # The files of a model. Nothing else of a folder is published: not checkpoints, transcripts, notes or secrets beside it.
@@ -166,7 +167,8 @@ def release(run: Path, folder: Path) -> None:
     BatchNorm stays in float32, and so is the model that comes of loading it: only the file is small.
     """
     processor = DeepSpeech2Processor.from_pretrained(run)
-    save_repository(folder, DeepSpeech2ForCTC.from_pretrained(run, dtype=torch.float16), processor)
+    with written(folder, 0):
+        save_repository(folder, DeepSpeech2ForCTC.from_pretrained(run, dtype=torch.float16), processor)
     config = folder / "config.json"
     content = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}
     config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -72,10 +72,12 @@ class ExportedModel:
         threads: of onnxruntime; None: as many as cores.
 
     Raises:
-        UserError: there is no such model, or it is no exported one.
+        UserError: there is no such model, it is no exported one, or there are no such files.
     """
 
     def __init__(self, name: str | Path, weights: str = "float32", threads: int | None = None):
+        if weights not in SUFFIXES:
+            raise UserError(f"weights: found {weights!r}, expected one of {', '.join(SUFFIXES)}.")
         self.name, self.threads, self.suffix = str(name), threads, SUFFIXES[weights]
         self.folder = Path(name) if Path(name).exists() else self._download("*.json")
         try:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,16 @@ def test_models_of_equal_shapes_may_still_be_others(difference, make_tiny_model,
     places = [str(tmp_path / name) for name in ("one", "other", "mean")]
     assert main(["average", *places[:2], "--output", places[2]]) == 2
     assert "averaged" in capsys.readouterr().err and not Path(places[2]).exists()
+
+
+def test_a_full_disk_is_one_sentence(tiny_model_folder, tmp_path, capsys):
+    """A limit on the size of files stands for it; safetensors has an error of its own for it."""
+    arguments = ["average", str(tiny_model_folder), str(tiny_model_folder), "--output", str(tmp_path / "mean")]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        status = main(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    *_, error = capsys.readouterr().err.splitlines()
+    assert status == 2 and f"{tmp_path / 'mean'} could not be written" in error
