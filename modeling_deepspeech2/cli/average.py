@@ -29,7 +29,7 @@ def run(settings: argparse.Namespace) -> int:
     from ..training.output_folder import written
     from ..training.publishing import save_repository
 
-    check_output_folder(settings.output)
+    check_output_folder(settings.output, *settings.models)
     processors = [DeepSpeech2Processor.from_pretrained(name) for name in settings.models]
     first = processors[0]
     for model, other in zip(settings.models, processors):

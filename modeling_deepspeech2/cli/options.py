@@ -93,13 +93,16 @@ def check_output_file(option: str, file: Path | None, *inputs: str | Path) -> No
             raise UserError(f"--{option}: {file} would be written over {place}, which is read; name another file.")
 
 
-def check_output_folder(folder: Path) -> None:
-    """Raises a UserError for a folder that cannot be made because a file has its name."""
+def check_output_folder(folder: Path, *inputs: str | Path) -> None:
+    """Raises a UserError for a folder that cannot be made because a file has its name, or that is one of the inputs."""
     from ..errors import UserError
 
     taken = next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None)
     if taken is not None:
         raise UserError(f"--output: found {taken}, which is a file; expected a folder.")
+    for place in inputs:
+        if folder.exists() and Path(place).exists() and folder.samefile(place):
+            raise UserError(f"--output: {folder} is the model that is read, and would be lost; name another folder.")
 
 
 def open_tokenizer(name: str) -> Any:

@@ -22,7 +22,7 @@ def run(settings: argparse.Namespace) -> int:
     from ..training.publishing import save_repository
     from ..training.widening import widen
 
-    check_output_folder(settings.output)
+    check_output_folder(settings.output, settings.model)
     wide = widen(DeepSpeech2ForCTC.from_pretrained(settings.model), settings.hidden_size)
     processor = DeepSpeech2Processor.from_pretrained(settings.model)
     with written(settings.output, 0):

@@ -112,6 +112,8 @@ def test_json_has_words_in_time(capsys, live_folder, files, processor):
             "there is no folder /no/such",
         ),
         (["widen", "--model", "MODEL", "--hidden_size", "999", "--output", "FILE"], "which is a file; expected a folder"),
+        (["widen", "--model", "MODEL", "--hidden_size", "999", "--output", "MODEL"], "would be lost"),
+        (["average", "LIVE", "MODEL", "--output", "MODEL"], "would be lost"),
         (["average", "MODEL", "MODEL", "--output", "FILE"], "which is a file; expected a folder"),
         (["vocabulary", "--extra_characters", "abc", "--output", "FILE"], "which is a file; expected a folder"),
         (["verify", "--dataset", "none", "--html", "/"], "--html: / is a folder"),
