@@ -169,13 +169,22 @@ def words_of(decoder: Decoder, characters: list[Span]) -> list[Span]:
     return words
 
 
-def check_alphabet(decoder: Decoder | None, vocab_size: int) -> None:
-    """Raises UserError if model and decoder have different symbols; called before any audio is read."""
+def check_alphabet(decoder: Decoder | None, vocab_size: int, tokenizer: Any = None) -> None:
+    """Raises UserError if model and decoder have different symbols; called before any audio is read.
+
+    Args:
+        tokenizer: of the model, where it is known: as many symbols may still be others.
+    """
     if decoder is not None and vocab_size != len(decoder.tokenizer):
         raise UserError(
             f"The decoder was made for an alphabet of {len(decoder.tokenizer)} symbols, but the model has {vocab_size}: "
             "make it with the tokenizer of the model."
         )
+    if decoder is None or tokenizer is None or decoder.tokenizer is tokenizer:
+        return
+    own, expected = (getattr(one, "encoder", None) for one in (decoder.tokenizer, tokenizer))
+    if own and expected and own != expected:
+        raise UserError("The decoder was made for other symbols than the model's: make it with the tokenizer of the model.")
 
 
 def check_n_best(n_best: int) -> None:

@@ -61,7 +61,7 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         super().__init__(model, *args, **kwargs)
         if isinstance(source, (str, os.PathLike)):
             self.decoder = CTCBeamSearchDecoder.from_pretrained(source, self.tokenizer, **hub)
-        check_alphabet(self.decoder, self.model.config.vocab_size)
+        check_alphabet(self.decoder, self.model.config.vocab_size, self.tokenizer)
         check_parts(self.model.config, self.feature_extractor, self.tokenizer)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:

@@ -50,7 +50,7 @@ class Recognition:
         hotwords: dict[str, float] | None = None,
         n_best: int = 1,
     ):
-        check_alphabet(decoder, config.vocab_size)
+        check_alphabet(decoder, config.vocab_size, tokenizer)
         check_n_best(n_best)
         self.tokenizer, self.config = tokenizer, config
         self.decoder: Decoder = decoder or GreedyDecoder(tokenizer, Calibration(*config.word_confidence))

@@ -1,13 +1,14 @@
 """The one road from logits to text: a recording is its utterances, each as the decoder finds it, put together."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
 
-from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2Config, GreedyDecoder, UserError
+from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2Config, DeepSpeech2CTCTokenizer, GreedyDecoder, UserError
 from modeling_deepspeech2.recognition import Recognition
 
 
@@ -122,3 +123,13 @@ def test_logits_that_are_not_finite(english, value, decoder):
     logits[4, 7] = value
     with pytest.raises(UserError, match="logits: found NaN or infinity in frame 4"):
         recognition.transcript([logits])
+
+
+def test_a_decoder_of_as_many_other_symbols_is_refused(english, tmp_path):
+    """It would spell every text with the wrong letters."""
+    symbols = list(english.get_vocab())
+    (tmp_path / "vocab.json").write_text(json.dumps(dict(zip(symbols, [0, 1, *range(len(symbols) - 1, 1, -1)]))))
+    decoder = CTCBeamSearchDecoder(DeepSpeech2CTCTokenizer(str(tmp_path / "vocab.json")))
+    with pytest.raises(UserError, match="for other symbols than the model's"):
+        Recognition(english, CONFIG, decoder)
+    Recognition(english, CONFIG, CTCBeamSearchDecoder(AutoTokenizer.from_pretrained("tokenizer/english")))
