@@ -150,7 +150,7 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
         if n_best is not None:
             scores = ("text", "acoustic_score", "lm_score", "score")
             result["hypotheses"] = [{name: getattr(one, name) for name in scores} for one in found]
-        return result | extra
+        return extra | result  # a caller's own "text", a reference perhaps, must not pass for what was recognised
 
     def _waveform(self, inputs) -> np.ndarray | dict:
         """Whatever audio may come as -> samples at the model's rate, in a dict where something else comes with them."""
