@@ -195,7 +195,7 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
 def _as_list(raw_speech: np.ndarray | torch.Tensor | list) -> list:
     """One waveform or several -> several."""
     if isinstance(raw_speech, (list, tuple)):
-        if len(raw_speech) and np.ndim(raw_speech[0]) == 0:
+        if len(raw_speech) and not isinstance(raw_speech[0], (list, tuple)) and np.ndim(raw_speech[0]) == 0:
             return [raw_speech]
         return list(raw_speech)
     return [raw_speech]

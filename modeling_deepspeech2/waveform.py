@@ -38,7 +38,10 @@ def mono(samples: np.ndarray, name: str = "the audio array") -> np.ndarray:
     Raises:
         AudioError: another shape or type, or samples that no recording holds (NaN, infinity, or far beyond full scale).
     """
-    samples = np.asarray(samples.detach().cpu() if hasattr(samples, "detach") else samples)
+    try:
+        samples = np.asarray(samples.detach().cpu() if hasattr(samples, "detach") else samples)
+    except (TypeError, ValueError) as error:  # arrays of different lengths, or a tensor of bfloat16
+        raise AudioError(f"{name} is no array of samples: {error}") from error
     if samples.ndim not in (1, 2):
         raise AudioError(f"{name} must have the shape (samples,) or (channels, samples), but has {samples.shape}.")
     if samples.size == 0:

@@ -212,6 +212,8 @@ def test_return_tensors(plain, clips):
         (lambda f: f(np.zeros(800, np.uint8)), "floating point.*uint8"),
         (lambda f: f(np.array([0.0, 1e25])), "far beyond full scale"),
         (lambda f: f([]), "no waveform"),
+        (lambda f: f((([0.0] * 400, [0.0] * 500),)), "no array of samples"),
+        (lambda f: f(torch.zeros(800, dtype=torch.bfloat16)), "no array of samples.*BFloat16"),
         (lambda f: DeepSpeech2FeatureExtractor()(np.zeros(800)), r"fit\(waveforms\)"),
         (lambda f: f.fit([]), "at least one utterance"),
         (lambda f: f.fit([np.zeros(0)]), "at least one utterance"),
