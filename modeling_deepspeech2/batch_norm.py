@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .errors import UserError
+
 
 BLOCK_SIZE = 2**19  # numbers that are worked on at a time: they stay in the cache
 OPERATORS = re.sub(r"\W", "_", __name__)  # their namespace; code of other versions, from the Hub, has names of its own
@@ -303,7 +305,16 @@ class SpeechBatchNorm(nn.Module):
 
     @torch.no_grad()
     def fold_into(self, layer: nn.Linear | nn.Conv2d) -> None:
-        """Folds this normalisation into `layer`, for inference."""
+        """Folds this normalisation into `layer`, for inference.
+
+        Raises:
+            UserError: the layer is wrapped, by an adapter for example.
+        """
+        if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+            raise UserError(
+                f"fold_batch_norm: found a {type(layer).__module__}.{type(layer).__name__}, expected a plain layer; merge "
+                "adapters first: model.merge_and_unload()."
+            )
         scale, shift = self.scale_and_shift()
         layer.weight.copy_(scale.view(-1, *[1] * (layer.weight.ndim - 1)) * layer.weight)
         layer.bias = nn.Parameter(shift.to(layer.weight.dtype))

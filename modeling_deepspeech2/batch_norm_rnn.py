@@ -67,7 +67,8 @@ class BatchNormRNN(nn.Module):
         if not getattr(self.weight_hh, "_is_hf_initialized", False):  # from_pretrained marks what it loaded; views lose it
             for direction in self.weight_hh:
                 for gate in direction.split(direction.shape[1]):
-                    nn.init.orthogonal_(gate)
+                    # Its QR decomposition knows no half precision.
+                    gate.copy_(nn.init.orthogonal_(gate.to(torch.promote_types(gate.dtype, torch.float32), copy=True)))
         if self.batch_norm == "off":
             nn.init.zeros_(self.bias)
 

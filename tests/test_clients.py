@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub import DatasetCard, ModelCard, SpaceCard
 from packaging.requirements import Requirement
-from transformers import AutoModelForCTC, AutoProcessor, pipeline
+from transformers import AutoConfig, AutoModelForCTC, AutoProcessor, pipeline
 
 from modeling_deepspeech2.errors import UserError
 from modeling_deepspeech2.training.metrics import ErrorRates
@@ -164,6 +164,27 @@ def test_arguments_of_other_pipelines_are_named(tiny_model_folder, clips, caplog
     assert not caplog.messages
     assert recognizer(clips[0].waveform, hotword={"a": 1.0}, generate_kwargs={"num_beams": 5}) == expected
     assert "Ignored: num_beams, hotword;" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_new_model_in_half_precision(tiny_model_folder, dtype):
+    """As scripts that train from scratch make it: the recurrent weights are orthogonal, as in single precision."""
+    model = AutoModelForCTC.from_config(AutoConfig.from_pretrained(tiny_model_folder), dtype=dtype)
+    weight = model.deepspeech2.layers[0].rnn.weight_hh
+    gate = weight[0, : weight.shape[2]].float()
+    assert weight.dtype == dtype
+    torch.testing.assert_close(gate @ gate.T, torch.eye(len(gate)), atol=0.02, rtol=0)
+
+
+def test_adapters_are_merged_before_batch_norm_is_folded(tiny_model_folder):
+    """Long recordings and streams fold BatchNorm: with adapters they say what to do, instead of a KeyError."""
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(
+        AutoModelForCTC.from_pretrained(tiny_model_folder), peft.LoraConfig(r=2, target_modules=["conv", "linear"])
+    )
+    with pytest.raises(UserError, match="merge_and_unload"):
+        model.fold_batch_norm()
+    assert model.merge_and_unload().fold_batch_norm().deepspeech2.layers[0].is_folded
 
 
 def test_times_are_no_ignored_argument(tiny_model_folder, clips, caplog):
