@@ -22,8 +22,9 @@ STEADY_FRAMES = 30  # that must be equally loud to be silence
 STEADY_DB = 3.0  # above or below their mean is something else
 LOUDEST_SILENCE = -40.0  # dBFS
 SILENT_LEVEL = -120.0  # dBFS of digital zero
-USUAL_LEVEL = -32.0  # dBFS of the loudest frame, from which on nothing is amplified: ordinary recordings
-TARGET_LEVEL = -18.0  # dBFS of the loudest frame after amplification, a level well within the training speech
+LASTING_FRAMES = 3  # in a row that are loud, and so no click
+USUAL_LEVEL = -32.0  # dBFS that the loudest sound reaches, from which on nothing is amplified: ordinary recordings
+TARGET_LEVEL = -18.0  # dBFS that it reaches after amplification, a level well within the training speech
 HEADROOM = 8.0  # dB above that, before the gain is lowered
 SPEECH_RANGE = 15.0  # dB between the loudest and the quietest frame, if there is speech
 MEASURED_FRAMES = 100  # of a live stream from the beginning of quiet speech on, to find its level
@@ -80,6 +81,11 @@ class Conditioner:
         frames = samples[: len(samples) // self.size * self.size].reshape(-1, self.size)
         return 10 * np.log10(np.square(frames, dtype=np.float64).mean(1) + 1e-12)
 
+    def _lasting_levels(self, levels: np.ndarray) -> np.ndarray:
+        """dBFS that each frame and those after it reach: where there is a click, the level of what it stands in."""
+        frames = max(0, len(levels) - LASTING_FRAMES + 1)
+        return np.minimum.reduce([levels[place : place + frames] for place in range(LASTING_FRAMES)])
+
     def _skip(self, samples: int) -> None:
         self._held = self._held[samples:]
         self.skipped += samples
@@ -98,11 +104,10 @@ class Conditioner:
         levels = self._levels(self._held)
         if self._steady_level is None:
             return self._find_steady_level(levels, last)
-        louder = levels > self._steady_level + STEADY_DB
-        louder[:-1] &= louder[1:]  # two in a row, so that a click is no speech
-        changes = np.flatnonzero((louder | (levels < self._steady_level - STEADY_DB))[:-1])
+        louder = self._lasting_levels(levels) > self._steady_level + STEADY_DB
+        changes = np.flatnonzero(louder | (levels[: len(louder)] < self._steady_level - STEADY_DB))
         if not len(changes):
-            self._skip(len(self._held) if last else max(0, len(levels) - 2) * self.size)
+            self._skip(len(self._held) if last else len(louder) * self.size)
             return False
         first = int(changes[0])
         self._stage, self._steady_level = ("sound", None) if louder[first] else ("zero", None)
@@ -122,7 +127,7 @@ class Conditioner:
 
     def _find_gain(self, last: bool) -> np.ndarray:
         """Waits until enough speech has come, or something of the usual level."""
-        levels = self._levels(self._held)
+        levels = self._lasting_levels(self._levels(self._held))
         floors = np.minimum.accumulate(np.minimum(levels, self._floor)) if len(levels) else levels
         speech = np.flatnonzero(levels > floors + SPEECH_RANGE)
         end = int(speech[0]) + self.measured if len(speech) else len(levels) + 1
@@ -142,9 +147,9 @@ class Conditioner:
     def _amplify(self, last: bool) -> np.ndarray:
         """Whole frames with the gain that each has; a louder voice lowers it from there on."""
         assert self.gain is not None
-        levels = self._levels(self._held)
-        gains = np.full(len(levels) + 1, self.gain)
-        while len(loud := np.flatnonzero((levels + gains[:-1] > TARGET_LEVEL + HEADROOM) & (gains[:-1] > 0))):
+        levels = self._lasting_levels(self._levels(self._held))
+        gains = np.full(len(levels) + LASTING_FRAMES, self.gain)
+        while len(loud := np.flatnonzero((levels + (own := gains[: len(levels)]) > TARGET_LEVEL + HEADROOM) & (own > 0))):
             gains[loud[0] :] = max(0.0, TARGET_LEVEL - float(levels[loud[0]]))
         self.gain = float(gains[-1])
         whole = len(self._held) if last or self.gain == 0.0 else len(levels) * self.size

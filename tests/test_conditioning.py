@@ -72,6 +72,19 @@ def test_a_loud_voice_after_a_quiet_one_is_not_amplified(clips):
     assert np.abs(samples).max() < 2 and np.allclose(samples[-10_000:], loud[-10_000:])
 
 
+@pytest.mark.parametrize("place", [0.7, 1.5, 2.345])
+@pytest.mark.parametrize("milliseconds", [0.1, 1, 8])
+def test_a_click_changes_no_level(clips, place, milliseconds):
+    """Of a switch or a dropped pen in a quiet recording, or in the silence before it."""
+    quiet = np.concatenate([silence("-65 dBFS", 1.0), clips[0].waveform[:40_000] * np.float32(0.01)])
+    clicked = quiet.copy()
+    clicked[round(place * RATE) :][: max(1, round(milliseconds * RATE / 1_000))] = 0.9
+    (expected, before, _), (found, clicked_before, _) = condition(quiet, RATE), condition(clicked, RATE)
+    assert before == clicked_before and len(found) == len(expected)
+    elsewhere = clicked[before:] == quiet[before:]
+    np.testing.assert_allclose(found[elsewhere], expected[elsewhere], rtol=0.15)  # a frame's level moves by 1 dB at most
+
+
 @pytest.mark.parametrize("kind", ["digital zero", "-60 dBFS", "tone"])
 def test_silence_alone_is_not_amplified(kind):
     samples, before, _ = condition(silence(kind, 4.0), RATE, is_whole=True)

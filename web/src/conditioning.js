@@ -7,8 +7,9 @@ const STEADY_FRAMES = 30; // that must be equally loud to be silence
 const STEADY_DB = 3;
 const LOUDEST_SILENCE = -40;
 const SILENT_LEVEL = -120; // of digital zero
-const USUAL_LEVEL = -32; // of the loudest frame, from which on nothing is amplified
-const TARGET_LEVEL = -18; // of the loudest frame after amplification
+const LASTING_FRAMES = 3; // in a row that are loud, and so no click
+const USUAL_LEVEL = -32; // that the loudest sound reaches, from which on nothing is amplified
+const TARGET_LEVEL = -18; // that it reaches after amplification
 const HEADROOM = 8; // dB above that, before the gain is lowered
 const SPEECH_RANGE = 15; // dB between the loudest and the quietest frame, if there is speech
 const MEASURED_FRAMES = 100; // of a stream from the beginning of quiet speech on, to find its level
@@ -23,6 +24,12 @@ export function join(...arrays) {
     place += array.length;
   }
   return joined;
+}
+
+/** The level that each frame and those after it reach: where there is a click, the level of what it stands in. */
+function lasting(levels) {
+  const frames = Math.max(0, levels.length - LASTING_FRAMES + 1);
+  return Array.from({ length: frames }, (_, place) => Math.min(...levels.slice(place, place + LASTING_FRAMES)));
 }
 
 /** The state of one recording or stream. */
@@ -84,16 +91,13 @@ export class Conditioner {
     }
     const levels = this.levels();
     if (this.steadyLevel === null) return this.findSteadyLevel(levels, last);
-    // Two louder ones in a row, so that a click is no speech.
-    const isLouder = (level) => level > this.steadyLevel + STEADY_DB;
-    const first = levels
-      .slice(0, -1)
-      .findIndex((level, index) => (isLouder(level) && isLouder(levels[index + 1])) || level < this.steadyLevel - STEADY_DB);
+    const louder = lasting(levels).map((level) => level > this.steadyLevel + STEADY_DB);
+    const first = louder.findIndex((isLouder, index) => isLouder || levels[index] < this.steadyLevel - STEADY_DB);
     if (first < 0) {
-      this.skip(last ? this.held.length : Math.max(0, levels.length - 2) * this.size);
+      this.skip(last ? this.held.length : louder.length * this.size);
       return false;
     }
-    this.stage = isLouder(levels[first]) ? "sound" : "zero";
+    this.stage = louder[first] ? "sound" : "zero";
     this.steadyLevel = null;
     this.skip(first * this.size);
     return true;
@@ -116,7 +120,7 @@ export class Conditioner {
 
   /** Waits until enough speech has come, or something of the usual level. */
   findGain(last) {
-    const levels = this.levels();
+    const levels = lasting(this.levels());
     let floor = this.floor;
     const speech = levels.findIndex((level) => {
       floor = Math.min(floor, level);
@@ -139,7 +143,7 @@ export class Conditioner {
 
   /** Whole frames with the gain that each has; a louder voice lowers it from there on. */
   amplify(last) {
-    const levels = this.levels();
+    const levels = lasting(this.levels());
     const gains = levels.map((level) => {
       if (this.gain > 0 && level + this.gain > TARGET_LEVEL + HEADROOM) this.gain = Math.max(0, TARGET_LEVEL - level);
       return this.gain;
@@ -147,7 +151,7 @@ export class Conditioner {
     gains.push(this.gain);
     const whole = last || this.gain === 0 ? this.held.length : levels.length * this.size;
     const factors = gains.map((gain) => Math.fround(10 ** (gain / 20)));
-    // What follows the last whole frame has its gain.
+    // What follows has the gain of the last.
     return this.release(whole).map((sample, index) => sample * factors[Math.min(Math.floor(index / this.size), levels.length)]);
   }
 }
