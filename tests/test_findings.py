@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.findings.__main__ import LOG, main
 from benchmarks.findings.report import power_law, verdict, write_report
-from benchmarks.findings.runs import append, key, make_noisy, missing, read_log
+from benchmarks.findings.runs import append, arguments_of, key, make_noisy, missing, read_log
 from benchmarks.findings.variants import FINDINGS, MANDARIN_TEST, NOISY, TEST, WITH_LM, Claim
 from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.data.sources import SpeechData
@@ -74,10 +74,7 @@ def test_every_run_is_a_valid_training():
     """Of all findings: no field is misspelled or out of its range; that would only show after hours."""
     for finding in FINDINGS.values():
         for settings in finding.variants.values():
-            arguments = []
-            for name, value in settings.items():
-                arguments += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-            parse_arguments(["recipes/findings.yaml", *arguments], "")
+            parse_arguments(arguments_of(settings)[1], "")
         assert all({claim.better, claim.worse} <= finding.variants.keys() for claim in finding.claims)
         assert not finding.scale or finding.scale.keys() == finding.variants.keys()
 

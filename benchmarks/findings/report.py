@@ -13,7 +13,7 @@ import numpy as np  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 from .runs import missing  # noqa: E402
-from .variants import FINDINGS, MANDARIN_TEST, SEEDS, Claim, Finding  # noqa: E402
+from .variants import BY_CHARACTER, FINDINGS, SEEDS, Claim, Finding  # noqa: E402
 
 
 # A difference of two means that is so many standard errors large is taken for one.
@@ -64,12 +64,12 @@ def _runs_of(finding: Finding, runs: dict[str, dict]) -> dict[str, list[dict]]:
 
 def _errors(runs: list[dict], test: str, metric: str = "wer") -> list[float]:
     """In percent; of Mandarin always by the character."""
-    return [100 * run["results"][test]["cer" if test == MANDARIN_TEST else metric] for run in runs]
+    return [100 * run["results"][test]["cer" if test in BY_CHARACTER else metric] for run in runs]
 
 
 def _section(name: str, finding: Finding, runs: dict[str, list[dict]]) -> str:
     lines = [f"## {finding.title}\n", f"{finding.varied}\n"]
-    metrics = {test: ("cer",) if test == MANDARIN_TEST else ("wer", "cer") for test in finding.measured}
+    metrics = {test: ("cer",) if test in BY_CHARACTER else ("wer", "cer") for test in finding.measured}
     columns = [f"{metric.upper()}, {test}" for test in finding.measured for metric in metrics[test]]
     lines += [f"| | parameters | seeds | {' | '.join(columns)} |", "| --- |" + " ---: |" * (2 + len(columns))]
     for variant, own in runs.items():
@@ -173,7 +173,7 @@ def _draw_scale(finding: Finding, runs: dict[str, list[dict]], axes: plt.Axes) -
         factor, exponent, _ = power_law(finding, runs)
         axes.plot(scale, factor * np.power(scale, -exponent), color="C1", label=f"{factor:.3g} · x^−{exponent:.2f}")
         axes.legend()
-    rate = "character" if test == MANDARIN_TEST else "word"
+    rate = "character" if test in BY_CHARACTER else "word"
     axes.set(xscale="log", yscale="log", xlabel=finding.axis, ylabel=f"{rate} error rate, %")
     axes.set_xticks(scale, [f"{x:,.0f}" for x in scale], minor=False)
     axes.minorticks_off()

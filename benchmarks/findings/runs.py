@@ -4,14 +4,17 @@ import json
 import os
 import queue
 import shutil
+import statistics
 import subprocess
 import sys
 import time
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from accelerate import Accelerator
+from safetensors import safe_open
 
 from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
 from modeling_deepspeech2.audio import read_waveform
@@ -20,7 +23,7 @@ from modeling_deepspeech2.data.augmentation import Augmentation
 from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.training.evaluation import evaluate
 
-from .variants import FINDINGS, NOISY, TEST, WITH_LM
+from .variants import FINDINGS, MEAN, NOISY, TEST, WITH_LM
 
 
 RECIPE = Path("recipes/findings.yaml")
@@ -88,6 +91,23 @@ def make_language_model(file: Path) -> None:
         subprocess.run(command, check=True, capture_output=True)
 
 
+def arguments_of(settings: dict) -> tuple[list[str], list[str]]:
+    """-> the program, as Python's arguments, and what follows: the recipe and the fields that are others"""
+    fields = dict(settings)
+    program, recipe = fields.pop("program", None), fields.pop("recipe", str(RECIPE))
+    arguments = [recipe]
+    for name, value in fields.items():
+        arguments += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+    return ["-m", program] if program else ["run_ctc.py"], arguments
+
+
+def count_parameters(file: Path) -> int:
+    """Of a network's file of weights, without the running averages of BatchNorm."""
+    with safe_open(str(file), "pt") as weights:
+        names = [name for name in weights.keys() if ".running_" not in name and "num_batches" not in name]  # noqa: SIM118
+        return sum(prod(weights.get_slice(name).get_shape()) for name in names)
+
+
 def train(settings: dict, seed: int, more: list[str], measured: set[str], work: Path, cores: "queue.Queue[int]") -> dict:
     """One run on one core -> its line of the log."""
     core = cores.get()
@@ -105,10 +125,8 @@ def _train(settings: dict, seed: int, more: list[str], measured: set[str], work:
     fields = settings | {"seed": seed, "output_dir": str(output)}
     if NOISY in measured:
         fields["test"] = [*fields.get("test", [TEST]), f"{work / 'noisy'}::test"]
-    arguments = []
-    for name, value in fields.items():
-        arguments += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-    command = [sys.executable, "-c", ON_ONE_CORE, str(core), "run_ctc.py", str(RECIPE), *arguments, *more]
+    program, arguments = arguments_of(fields)
+    command = [sys.executable, "-c", ON_ONE_CORE, str(core), *program, *arguments, *more]
     started = time.perf_counter()
     with log.open("w") as file:
         done = subprocess.run(command, stdout=file, stderr=file, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
@@ -119,14 +137,17 @@ def _train(settings: dict, seed: int, more: list[str], measured: set[str], work:
         raise RunError(f"The run {settings} with seed {seed} failed; {kept} says why.")
     results = json.loads((output / "results.json").read_text())
     results = {NOISY if name.endswith("::test") else name: rates for name, rates in results.items()}
-    model = DeepSpeech2ForCTC.from_pretrained(output)
+    if MEAN in measured:
+        results[MEAN] = {rate: statistics.mean(found[rate] for found in results.values()) for rate in ("wer", "cer")}
     if WITH_LM in measured:
+        model = DeepSpeech2ForCTC.from_pretrained(output)
         processor = DeepSpeech2Processor.from_pretrained(output)
         decoder = CTCBeamSearchDecoder(processor.tokenizer, work / "lm.safetensors")
         data = SpeechData("demo/speech", [TEST], show_progress=False)
         found = evaluate(model, processor, data, Accelerator(cpu=True), decoder=decoder)
         results[WITH_LM] = {"wer": found.wer, "cer": found.cer}
-    facts = {"parameters": model.num_parameters(), "seconds": round(seconds), "results": results}
+    parameters = count_parameters(output / "model.safetensors")
+    facts = {"parameters": parameters, "seconds": round(seconds), "results": results}
     return {"settings": settings, "seed": seed} | facts
 
 
@@ -135,6 +156,8 @@ def missing(names: list[str], seeds: int, runs: dict[str, dict]) -> list[tuple[d
     needed: dict[str, tuple[dict, int, set[str]]] = {}
     for seed in range(seeds):
         for name in names:
+            if seed >= FINDINGS[name].seeds:
+                continue
             for settings in FINDINGS[name].variants.values():
                 needed.setdefault(key(settings, seed), (settings, seed, set()))[2].update(FINDINGS[name].measured)
     return [run for name, run in needed.items() if name not in runs or not run[2] <= runs[name]["results"].keys()]
