@@ -11,14 +11,14 @@ import pytest
 from benchmarks.findings.__main__ import LOG, main
 from benchmarks.findings.report import power_law, verdict, write_report
 from benchmarks.findings.runs import append, arguments_of, key, make_noisy, missing, read_log
-from benchmarks.findings.variants import FINDINGS, MANDARIN_TEST, NOISY, TEST, WITH_LM, Claim
+from benchmarks.findings.variants import BY_CHARACTER, FINDINGS, TEST, WITH_LM, Claim
 from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.training.arguments import parse_arguments
 
 
 def run(settings: dict, seed: int, wer: float, parameters: int = 1_000) -> dict:
-    tests = (TEST, NOISY, WITH_LM, MANDARIN_TEST)
+    tests = {test for finding in FINDINGS.values() for test in finding.measured}
     return {
         "settings": settings, "seed": seed, "parameters": parameters, "seconds": 60,
         "results": {test: {"wer": wer, "cer": wer / 2} for test in tests},
@@ -136,7 +136,7 @@ def test_the_report_says_what_the_log_says(tmp_path):
         assert f"## {finding.title}" in text and finding.paper in text
         for variant, settings in finding.variants.items():
             errors = [100 * runs[key(settings, seed)]["results"][finding.measured[0]]["wer"] for seed in range(2)]
-            error = sum(errors) / 2 / (2 if finding.measured[0] == MANDARIN_TEST else 1)
+            error = sum(errors) / 2 / (2 if finding.measured[0] in BY_CHARACTER else 1)
             assert re.search(rf"\| {re.escape(variant)} \| [\d,]+ \| 2 \| {error:.1f} ±", text), variant
     assert not re.search(r"\bnan\b", text)
     summary = text[text.index("| | holds |") : text.index("\n## ")]
