@@ -34,7 +34,7 @@ from modeling_deepspeech2.training.arguments import Settings, command_line, pars
 from modeling_deepspeech2.training.checkpoints import load_checkpoint, save_best, save_checkpoint
 from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
 from modeling_deepspeech2.training.finish import best_model, push, write_model, write_results
-from modeling_deepspeech2.training.hardware import is_lost_process, spare_exchanges, start_accelerator
+from modeling_deepspeech2.training.hardware import is_lost_process, return_freed_memory, spare_exchanges, start_accelerator
 from modeling_deepspeech2.training.interruption import Interrupted, Interruption
 from modeling_deepspeech2.training.optimization import learning_rate, make_optimizer
 from modeling_deepspeech2.training.output_folder import MARKER, on_main_process
@@ -103,6 +103,7 @@ def train(run: Run) -> None:
             plan = run.batching.plan(run.train_data.index, progress.epoch)
             batches = Batches(run.epoch_data(plan), plan, progress.epoch_step, run.reader, run.readers)
             run.augmentation.epoch = progress.epoch
+            return_freed_memory()
             loader = iter(make_loader(batches, collate, arguments.dataloader_num_workers, accelerator.device))
             while progress.epoch_step < plan.steps and not run.is_over:
                 started = time.perf_counter()

@@ -1,5 +1,6 @@
 """Settings of the processor, torch and the C library for training, and their description in the run's record."""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -120,6 +121,15 @@ def keep_freed_memory() -> None:
         return
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, NEVER)
+
+
+def return_freed_memory() -> None:
+    """Gives back to the system what `keep_freed_memory` has kept so far: before others are forked from this process.
+
+    Each of them would otherwise end up with all of it, as what this process writes to is copied for them first.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # without glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def is_lost_process(error: RuntimeError) -> bool:
