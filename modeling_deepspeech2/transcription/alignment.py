@@ -175,12 +175,16 @@ class _Script:
 
     @property
     def words_without_pause(self) -> list[tuple[int, int]]:
-        """Symbols that no pause belongs into, first and the one after the last, none across the end of a line."""
-        if not self.has_spaces:
-            return []
+        """Symbols that no pause belongs into, first and the one after the last, none across the end of a line.
+
+        Where no spaces tell words apart, the first two of a line: a line begins where its second symbol says.
+        """
         words = []
         for _, written in self.lines:
             first, end = written[0][1][0], written[-1][1][-1] + 1
+            if not self.has_spaces:
+                words += [(first, first + 2)] * (end > first + 1)
+                continue
             own = words_without_pause([self.is_delimiter(place) for place in range(first, end)])
             words += [(first + start, first + stop) for start, stop in own]
         return words
