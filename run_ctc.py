@@ -103,7 +103,8 @@ def train(run: Run) -> None:
             plan = run.batching.plan(run.train_data.index, progress.epoch)
             batches = Batches(run.epoch_data(plan), plan, progress.epoch_step, run.reader, run.readers)
             run.augmentation.epoch = progress.epoch
-            return_freed_memory()
+            if arguments.dataloader_num_workers:
+                return_freed_memory()
             loader = iter(make_loader(batches, collate, arguments.dataloader_num_workers, accelerator.device))
             while progress.epoch_step < plan.steps and not run.is_over:
                 started = time.perf_counter()

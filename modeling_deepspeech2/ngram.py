@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .arpa import BEGIN, END, UNKNOWN, LanguageModelError, Order, read_arpa
+from .settings_files import replacing
 
 
 __all__ = ["BEGIN", "END", "UNITS", "UNKNOWN", "LanguageModelError", "NGramModel", "Order"]
@@ -126,14 +127,11 @@ class NGramModel:
                 kept = kept if not order.backoffs[~kept].any() else slice(None)
                 arrays[f"{number}.backoffs"] = order.backoffs[kept].astype(np.float16)
         facts = json.dumps({"unit": self.unit, "order": len(self.orders)})  # one entry, for several come in any order
-        new = Path(f"{file}.new")
         try:
-            save_file(arrays, new, metadata={_METADATA: facts})
-            new.replace(file)
+            with replacing(Path(file)) as new:
+                save_file(arrays, new, metadata={_METADATA: facts})
         except (SafetensorError, OSError) as error:  # safetensors has its own words for a full disk
             raise LanguageModelError(f"{file} could not be written: {error}.") from error
-        finally:
-            new.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, file: str | Path) -> "NGramModel":

@@ -17,6 +17,7 @@ from .hotwords import Hotwords
 from .hypotheses import Calibration, Hypothesis
 from .lm_scoring import Limits, make_scoring
 from .ngram import LanguageModelError, NGramModel
+from .settings_files import replacing
 
 
 if TYPE_CHECKING:
@@ -149,9 +150,10 @@ class SearchDecoder(BeamSearch):
             name = LANGUAGE_MODEL if kind == ".safetensors" else "language_model.arpa" + kind * (kind in (".gz", ".xz"))
             settings["language_model"] = name
             if (folder / name).resolve() != self.language_model_file.resolve():
-                _put(folder / name, lambda new: shutil.copyfile(self.language_model_file, new))
-        content = json.dumps(settings, indent=2) + "\n"
-        _put(folder / DECODER_CONFIG, lambda new: new.write_text(content, encoding="utf-8"))
+                with replacing(folder / name) as new:
+                    shutil.copyfile(self.language_model_file, new)
+        with replacing(folder / DECODER_CONFIG) as new:
+            new.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_files(
@@ -179,13 +181,3 @@ class SearchDecoder(BeamSearch):
                 )
             content["language_model"] = model
         return cls(tokenizer, **content)
-
-
-def _put(file: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file whole or not at all: on a full disk the older one stays."""
-    new = file.with_name(f"{file.name}.new")
-    try:
-        write(new)
-        new.replace(file)
-    finally:
-        new.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
-"""Checks the JSON files beside the weights before they are read: a damaged one is named in one sentence."""
+"""The files beside the weights: a damaged one is named in one sentence, and each is written whole or not at all."""
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +31,14 @@ def check_settings_files(name: str | os.PathLike | None, names: tuple[str, ...],
             problem = str(error)
         if problem:
             raise UserError(f"{file} is damaged ({problem}): copy it again.")
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A place beside a file for what takes its place at the end; after an error, on a full disk for one, the file stays."""
+    new = file.with_name(f"{file.name}.new")
+    try:
+        yield new
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)

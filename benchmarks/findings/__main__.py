@@ -1,6 +1,6 @@
 """Repeats the paper's findings with small trainings that differ in one setting, with several seeds each.
 
-    python -m benchmarks.findings                       # all that is not in the log yet, then draw: 3 hours of one core
+    python -m benchmarks.findings                       # all that is not in the log yet, then draw
     python -m benchmarks.findings direction --seeds 1   # one of them
     python -m benchmarks.findings --draw                # docs/findings.md and its pictures, from the log alone
     python -m benchmarks.findings --list

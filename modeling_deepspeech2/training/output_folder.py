@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from ..errors import UserError
+from ..settings_files import replacing
 
 
 Result = TypeVar("Result")
@@ -180,10 +181,8 @@ def write_text(file: Path, text: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    new = file.with_name(f"{file.name}.new")
-    with written(file, len(text)):
+    with written(file, len(text)), replacing(file) as new:
         new.write_text(text, encoding="utf-8")
-        os.replace(new, file)
 
 
 def seal(folder: Path) -> None:
