@@ -1,4 +1,4 @@
-"""Data augmentation for training speech: speed, loudness, noise, codecs, and masks over the spectrogram.
+"""Data augmentation for training speech: speed, silence, rooms, loudness, noise, codecs, and masks over the spectrogram.
 
 The changes depend only on the seed, the utterance's name and the epoch, so that a resumed run repeats them.
 """
@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from ..audio import AudioError, read_waveform
 from .durations import duration_of, size_of
+from .rooms import in_room, room_response
 from .sources import DataError, open_source
 
 
@@ -87,8 +88,10 @@ class Augmentation:
         gain: louder or softer by up to so many decibels.
         noise_share: share of the utterances that noise is added to.
         noise: recordings of noise, see [`noise_recordings`]; without any coloured noise is made up.
+        room_share: share of the utterances that get the echoes of a room, see [`room_response`].
         codec_share: share of the utterances that go through a telephone line or a lossy codec.
         silence_share: share of the utterances with up to a second of silence or low noise before and after them.
+        join_share: share of the batches whose utterances are joined in pairs, two end to end.
         spec_augment: strength of the masks over frequency and time (Park et al., arXiv 1904.08779, without warping): 1 as
             published, 0 for none.
         seed, epoch: what the randomness starts from.
@@ -98,8 +101,10 @@ class Augmentation:
     gain: float = 0.0
     noise_share: float = 0.0
     noise: list[dict] = field(default_factory=list)
+    room_share: float = 0.0
     codec_share: float = 0.0
     silence_share: float = 0.0
+    join_share: float = 0.0
     spec_augment: float = 0.0
     seed: int = 0
     epoch: int = 0
@@ -113,6 +118,10 @@ class Augmentation:
     def generator(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, zlib.crc32(name.encode("utf-8", "surrogateescape"))])
 
+    def joins(self, names: list[str]) -> bool:
+        """Whether the utterances of this batch are joined in pairs."""
+        return self.join_share > 0 and self.generator("\n".join(names)).random() < self.join_share
+
     def change(self, waveform: np.ndarray, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
         """(samples,) -> (samples / speed,)"""
         if len(waveform) < SHORTEST:
@@ -122,6 +131,8 @@ class Augmentation:
             waveform = soxr.resample(waveform, rate, 1.0, quality="MQ")
         if self.silence_share and generator.random() < self.silence_share:
             waveform = self._pad(waveform, sampling_rate, generator)
+        if self.room_share and generator.random() < self.room_share:
+            waveform = in_room(waveform, room_response(sampling_rate, generator))
         if self.gain:
             waveform = waveform * np.float32(10 ** (generator.uniform(-self.gain, self.gain) / 20))
         if self.noise_share and generator.random() < self.noise_share:

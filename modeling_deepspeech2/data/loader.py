@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,17 @@ from .augmentation import Augmentation
 from .batching import EpochPlan
 from .sources import DataError, SpeechData, Utterance, lasts_otherwise
 from .utterance_file import UtteranceFile
+
+
+JOINED_SECONDS = 20.0  # at most, of two clips end to end
+
+
+class Spoken(NamedTuple):
+    """The decoded audio of one utterance, or of several end to end, and its transcript."""
+
+    names: tuple[str, ...]
+    text: str
+    waveform: np.ndarray
 
 
 class Batch(dict):
@@ -51,34 +63,33 @@ class Collator:
     def __call__(self, batch: list[Utterance]) -> Batch:
         extractor, tokenizer = self.processor.feature_extractor, self.processor.tokenizer
         kept: dict[str, list] = {"features": [], "labels": [], "texts": [], "names": []}
+        spoken: list[Spoken] = []
         skipped: list[tuple[str, str]] = []
         unknown: Counter[str] = Counter()
         seconds = 0.0
         for utterance in batch:
             try:
-                if utterance.problem:
-                    raise DataError(utterance.problem)
-                generator = self.augmentation.generator(utterance.name)
-                waveform = read_waveform(utterance.audio, extractor.sampling_rate, utterance.name)
-                length = len(waveform) / extractor.sampling_rate
-                if self.training and utterance.seconds and lasts_otherwise(utterance.seconds, length):
-                    raise DataError(f"It lasts {length:.2f} s, but its data set says {utterance.seconds:.2f} s.")
-                if self.max_seconds and length > self.max_seconds:
-                    raise DataError(f"It lasts {length:.1f} s, longer than max_seconds, {self.max_seconds:g}.")
-                waveform = self.augmentation.change(waveform, extractor.sampling_rate, generator)
-                labels = self._labels(utterance.text, extractor.num_frames(len(waveform)))
+                spoken.append(Spoken((utterance.name,), utterance.text or "", self._waveform(utterance)))
             except (AudioError, DataError, OSError) as error:
                 skipped.append((utterance.name, str(error)))
+        for names, text, waveform in self._joined(spoken):
+            name = " + ".join(names)
+            generator = self.augmentation.generator(name)
+            waveform = self.augmentation.change(waveform, extractor.sampling_rate, generator)
+            try:
+                labels = self._labels(text, extractor.num_frames(len(waveform)))
+            except DataError as error:
+                skipped += [(name, str(error)) for name in names]
                 continue
-            unknown.update(tokenizer.unknown_characters(utterance.text))
+            unknown.update(tokenizer.unknown_characters(text))
             seconds += len(waveform) / extractor.sampling_rate
             if not self.training:
                 waveform = self._conditioned(waveform, extractor)
             features = extractor.normalize(extractor.log_power(waveform))
             kept["features"].append(self.augmentation.mask(features, generator))
             kept["labels"].append(labels)
-            kept["texts"].append(tokenizer.normalize(utterance.text))
-            kept["names"].append(utterance.name)
+            kept["texts"].append(tokenizer.normalize(text))
+            kept["names"].append(name)
         return Batch(
             self._tensors(kept["features"], kept["labels"]),
             texts=kept["texts"],
@@ -87,6 +98,32 @@ class Collator:
             skipped=skipped,
             unknown_characters=unknown,
         )
+
+    def _waveform(self, utterance: Utterance) -> np.ndarray:
+        if utterance.problem:
+            raise DataError(utterance.problem)
+        rate = self.processor.feature_extractor.sampling_rate
+        waveform = read_waveform(utterance.audio, rate, utterance.name)
+        length = len(waveform) / rate
+        if self.training and utterance.seconds and lasts_otherwise(utterance.seconds, length):
+            raise DataError(f"It lasts {length:.2f} s, but its data set says {utterance.seconds:.2f} s.")
+        if self.max_seconds and length > self.max_seconds:
+            raise DataError(f"It lasts {length:.1f} s, longer than max_seconds, {self.max_seconds:g}.")
+        return waveform
+
+    def _joined(self, spoken: list[Spoken]) -> list[Spoken]:
+        """In a share of the batches, two utterances each, end to end, as one; a batch holds clips of similar lengths."""
+        samples = max((len(utterance.waveform) for utterance in spoken), default=0)
+        longest = min(JOINED_SECONDS, self.max_seconds or JOINED_SECONDS) * self.processor.feature_extractor.sampling_rate
+        if 2 * samples > longest or not self.augmentation.joins([name for utterance in spoken for name in utterance.names]):
+            return spoken
+        pairs = [
+            Spoken(
+                first.names + second.names, f"{first.text} {second.text}", np.concatenate([first.waveform, second.waveform])
+            )
+            for first, second in zip(spoken[::2], spoken[1::2])
+        ]
+        return pairs + spoken[2 * len(pairs) :]
 
     def _conditioned(self, waveform: np.ndarray, extractor: DeepSpeech2FeatureExtractor) -> np.ndarray:
         """What every transcription does first; silence alone stays as it is."""

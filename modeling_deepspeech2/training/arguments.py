@@ -18,6 +18,7 @@ from transformers import HfArgumentParser
 
 from ..configuration_deepspeech2 import DeepSpeech2Config
 from ..errors import UserError
+from .output_folder import MARKER
 from .recipe import check_name, read_recipe
 
 
@@ -179,12 +180,18 @@ class RunArguments:
         default=None,
         metadata={"help": "A folder of noise, or DATA SET::SPLIT; without it coloured noise is made up."},
     )
+    room_share: Share = field(
+        default=0.0, metadata={"help": "Share of the training utterances with the echoes of a simulated room."}
+    )
     codec_share: Share = field(
         default=0.0, metadata={"help": "Share of the training utterances sent through a telephone line or lossy codec."}
     )
     silence_share: Share = field(
         default=0.0,
         metadata={"help": "Share of the training utterances with up to a second of silence or low noise on either side."},
+    )
+    join_share: Share = field(
+        default=0.0, metadata={"help": "Share of the training batches whose utterances are joined in pairs, up to 20 s."}
     )
     spec_augment: Share = field(
         default=0.0,
@@ -346,3 +353,10 @@ def command_line() -> str:
     """The command that started this process."""
     name = Path(sys.argv[0]).name
     return shlex.join([*([] if name == "deepspeech2" else ["accelerate", "launch"]), name, *sys.argv[1:]])
+
+
+def how_to_continue(settings: Settings) -> str:
+    """The end of a message; empty where there is nothing to continue."""
+    if settings.run.eval_only or not Path(settings.run.output_dir, MARKER).exists():
+        return ""
+    return f"; continue with: {command_line()}{'' if settings.run.resume else ' --resume'}"

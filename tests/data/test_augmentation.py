@@ -10,8 +10,11 @@ import pytest
 import soundfile
 import torch
 
+from modeling_deepspeech2.audio import read_waveform
 from modeling_deepspeech2.data.augmentation import CODECS, Augmentation, add_noise, noise_recordings, through_codec
-from modeling_deepspeech2.data.sources import DataError
+from modeling_deepspeech2.data.loader import JOINED_SECONDS, Collator
+from modeling_deepspeech2.data.rooms import in_room, room_response
+from modeling_deepspeech2.data.sources import DataError, Utterance
 
 
 RATE = 16_000
@@ -39,8 +42,9 @@ SETTINGS = {
     "speed": {"speed_perturbation": 0.1},
     "gain": {"gain": 10.0},
     "noise": {"noise_share": 1.0},
+    "room": {"room_share": 1.0},
     "codec": {"codec_share": 1.0},
-    "everything": {"speed_perturbation": 0.1, "gain": 10.0, "noise_share": 0.5, "codec_share": 0.5},
+    "everything": {"speed_perturbation": 0.1, "gain": 10.0, "noise_share": 0.5, "room_share": 0.5, "codec_share": 0.5},
 }
 
 
@@ -110,7 +114,7 @@ def test_a_folder_without_noise_is_an_error(tmp_path):
 @pytest.mark.parametrize("samples", [0, 1, 2, 100])
 def test_a_click_passes_through_everything(samples):
     """What is too short to resample or to code must not end a run."""
-    augmentation = Augmentation(0.1, 6.0, noise_share=1.0, codec_share=1.0)
+    augmentation = Augmentation(0.1, 6.0, noise_share=1.0, room_share=1.0, codec_share=1.0)
     assert len(augmentation.change(np.ones(samples, np.float32), RATE, augmentation.generator("click"))) == samples
 
 
@@ -142,3 +146,60 @@ def test_noise_that_breaks_while_it_is_decoded_costs_no_utterance(tmp_path, capl
     augmentation = Augmentation(noise_share=1.0, noise=[noise])
     changed = [augmentation.change(speech(), RATE, augmentation.generator("clip")) for _ in range(2)]
     assert np.array_equal(*changed) and not np.array_equal(changed[0], speech())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_room_begins_with_the_direct_sound_and_its_echoes_die_away(seed):
+    response = room_response(RATE, np.random.default_rng(seed))
+    assert np.sum(np.square(response)) == pytest.approx(1)
+    assert abs(response[0]) > 0.5 * np.abs(response).max()
+    parts = [np.sum(np.square(part)) for part in np.array_split(response, 4)]
+    assert parts[0] > 10 * parts[-1] and len(response) < RATE
+    waveform = speech().astype(np.float64)
+    heard = in_room(waveform.astype(np.float32), response)
+    assert heard.dtype == np.float32 and np.allclose(heard, np.convolve(waveform, response)[: len(waveform)], atol=1e-5)
+
+
+def spoken(lengths: list[float], texts: list[str]) -> list[Utterance]:
+    """Tones, each of its own pitch."""
+    utterances = []
+    for number, (seconds, text) in enumerate(zip(lengths, texts)):
+        file = io.BytesIO()
+        tone = 0.1 * np.sin(2 * np.pi * (500 + 500 * number) * np.arange(int(seconds * RATE)) / RATE)
+        soundfile.write(file, tone, RATE, format="FLAC")
+        utterances.append(Utterance(f"clip {number}", {"bytes": file.getvalue(), "path": None}, text))
+    return utterances
+
+
+def test_two_clips_end_to_end_are_one_utterance(processor, make_tiny_model):
+    """A third clip without a partner stays; nothing of audio or text is lost."""
+    collate = Collator(processor, make_tiny_model().config, augmentation=Augmentation(join_share=1.0))
+    batch = spoken([1.0, 1.5, 1.2], ["one", "two", "three"])
+    joined = collate(batch)
+    assert joined["names"] == ["clip 0 + clip 1", "clip 2"] and joined["texts"] == ["one two", "three"]
+    assert joined["seconds"] == pytest.approx(3.7)
+    assert joined["attention_mask"].sum(1).tolist() == [
+        processor.feature_extractor.num_frames(int(seconds * RATE)) for seconds in (2.5, 1.2)
+    ]
+    assert joined["labels"][0][: len("one two")].tolist() == processor.tokenizer("one two")["input_ids"]
+    whole = np.concatenate([read_waveform(utterance.audio, RATE, utterance.name) for utterance in batch[:2]])
+    features = processor.feature_extractor.normalize(processor.feature_extractor.log_power(whole))
+    assert torch.equal(joined["input_features"][0], features)
+
+
+def test_clips_that_would_be_too_long_or_do_not_fit_are_not_joined(processor, make_tiny_model):
+    config, augmentation = make_tiny_model().config, Augmentation(join_share=1.0)
+    long = spoken([JOINED_SECONDS / 2 + 0.1, 1.0], ["one", "two"])
+    assert Collator(processor, config, augmentation=augmentation)(long)["names"] == ["clip 0", "clip 1"]
+    short = spoken([1.0, 0.9], ["one", "two"])
+    assert Collator(processor, config, max_seconds=1.5, augmentation=augmentation)(short)["names"] == ["clip 0", "clip 1"]
+    impossible = spoken([0.2, 0.2], ["one", "two" * 50])
+    batch = Collator(processor, config, augmentation=augmentation)(impossible)
+    assert [name for name, _ in batch["skipped"]] == ["clip 0", "clip 1"] and batch["names"] == []
+
+
+def test_the_share_of_joined_batches_is_the_same_in_a_resumed_run():
+    augmentation = Augmentation(join_share=0.3)
+    joins = [augmentation.joins([f"clip {i}", f"clip {i + 1}"]) for i in range(500)]
+    assert 0.23 < np.mean(joins) < 0.37
+    assert joins == [Augmentation(join_share=0.3).joins([f"clip {i}", f"clip {i + 1}"]) for i in range(500)]
