@@ -14,8 +14,8 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
 
 import psutil
 import torch
@@ -24,20 +24,20 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from modeling_deepspeech2 import CTCBeamSearchDecoder, DeepSpeech2ForCTC, DeepSpeech2Processor
+from modeling_deepspeech2 import CTCBeamSearchDecoder
 from modeling_deepspeech2.data.loader import Batches, Collator, make_loader
 from modeling_deepspeech2.data.sources import SpeechData
 from modeling_deepspeech2.decoding_deepspeech2 import has_decoder
 from modeling_deepspeech2.errors import UserError
 from modeling_deepspeech2.packed_frames import on_device
-from modeling_deepspeech2.training.arguments import Settings, command_line, parse_arguments
+from modeling_deepspeech2.training.arguments import Settings, how_to_continue, parse_arguments
 from modeling_deepspeech2.training.checkpoints import load_checkpoint, save_best, save_checkpoint
-from modeling_deepspeech2.training.evaluation import Evaluation, evaluate
+from modeling_deepspeech2.training.evaluation import Evaluation, evaluate, evaluate_splits
 from modeling_deepspeech2.training.finish import best_model, push, write_model, write_results
 from modeling_deepspeech2.training.hardware import is_lost_process, return_freed_memory, spare_exchanges, start_accelerator
 from modeling_deepspeech2.training.interruption import Interrupted, Interruption
 from modeling_deepspeech2.training.optimization import learning_rate, make_optimizer
-from modeling_deepspeech2.training.output_folder import MARKER, on_main_process
+from modeling_deepspeech2.training.output_folder import on_main_process
 from modeling_deepspeech2.training.run import Run
 from modeling_deepspeech2.training.start import load, open_tests, prepare
 from modeling_deepspeech2.training.tracking import start_tracking, stop_tracking, track
@@ -72,12 +72,6 @@ def main(argv: list[str]) -> None:
             ) from error
 
 
-def how_to_continue(settings: Settings) -> str:
-    if settings.run.eval_only or not Path(settings.run.output_dir, MARKER).exists():
-        return ""
-    return f"; continue with: {command_line()}{'' if settings.run.resume else ' --resume'}"
-
-
 def train(run: Run) -> None:
     arguments, progress, accelerator = run.settings.run, run.progress, run.accelerator
     optimizer = make_optimizer(run.model, arguments)
@@ -108,7 +102,7 @@ def train(run: Run) -> None:
             loader = iter(make_loader(batches, collate, arguments.dataloader_num_workers, accelerator.device))
             while progress.epoch_step < plan.steps and not run.is_over:
                 started = time.perf_counter()
-                micro_batches = [next(loader) for _ in batches.parts]
+                micro_batches = read(run, model, optimizer, loader, len(batches.parts))
                 # Every process takes part in every backward pass, if need be with nothing.
                 micro_batches += [empty] * (math.ceil(plan.parts / run.readers) - len(micro_batches))
                 waited = time.perf_counter() - started
@@ -132,6 +126,19 @@ def train(run: Run) -> None:
     bar.close()
     if accelerator.is_main_process and arguments.patience and progress.stale >= arguments.patience:
         print(f"Stopped at step {progress.step}: no better for {progress.stale} validations (patience).")
+
+
+def read(
+    run: Run, model: torch.nn.Module, optimizer: AcceleratedOptimizer, loader: Iterator[dict], parts: int
+) -> list[dict]:
+    """This process's batches of a step. If they cannot be read, the steps so far are saved."""
+    try:
+        return [next(loader) for _ in range(parts)]
+    except Exception:  # the data are gone or damaged, or a worker was killed
+        if run.accelerator.num_processes == 1 and run.progress.step:  # other processes would wait within a step
+            save(run, model, optimizer)
+            tqdm.write(f"saved at step {run.progress.step}{how_to_continue(run.settings)}")
+        raise
 
 
 def take_step(
@@ -250,16 +257,18 @@ def pause(run: Run, model: torch.nn.Module, optimizer: AcceleratedOptimizer) -> 
         run.omissions.gather(progress)
         raise UserError(f"no utterance could be used; {progress.left_out()}: {progress.reasons()}")
     if progress.step and (must_validate or must_stop or is_regular or run.is_over):
-        run.omissions.gather(progress)
-        settings = run.settings.resolved()
-        save_checkpoint(
-            run.output, model, optimizer.optimizer, progress, settings, run.accelerator, arguments.save_total_limit
-        )
+        save(run, model, optimizer)
     if must_stop:
         raise Interrupted(run.interruption.number or signal.SIGTERM)  # 0: another process received it
     if must_validate:
         with run.interruption.deferred(False):
             validate(run, model)
+
+
+def save(run: Run, model: torch.nn.Module, optimizer: AcceleratedOptimizer) -> None:
+    run.omissions.gather(run.progress)
+    keep, settings = run.settings.run.save_total_limit, run.settings.resolved()
+    save_checkpoint(run.output, model, optimizer.optimizer, run.progress, settings, run.accelerator, keep)
 
 
 def validate(run: Run, model: torch.nn.Module) -> None:
@@ -295,7 +304,7 @@ def finish(run: Run) -> None:
     accelerator.wait_for_everyone()
     model = best_model(run)
     on_main_process(accelerator, lambda: write_model(run, model))
-    results = measure(model, run.processor, run.tests, accelerator, run.settings.run.per_device_eval_batch_size)
+    results = evaluate_splits(model, run.processor, run.tests, accelerator, run.settings.run.per_device_eval_batch_size)
     on_main_process(accelerator, lambda: write_results(run, model, results))
     if run.settings.run.push_to_hub:
         on_main_process(accelerator, lambda: push(run))
@@ -309,38 +318,16 @@ def measure_saved(settings: Settings, accelerator: Accelerator) -> None:
     model, processor = load(str(settings.run.model))
     model.to(accelerator.device)
     batch_size = settings.run.per_device_eval_batch_size
-    check_all_measured(tests, measure(model, processor, tests, accelerator, batch_size))
+    check_all_measured(tests, evaluate_splits(model, processor, tests, accelerator, batch_size))
     if has_decoder(settings.run.model):
         decoder = CTCBeamSearchDecoder.from_pretrained(settings.run.model, processor.tokenizer)
         accelerator.print("With the model's decoder:")
-        measure(model, processor, tests, accelerator, batch_size, decoder)
+        evaluate_splits(model, processor, tests, accelerator, batch_size, decoder)
 
 
 def check_all_measured(tests: dict[str, SpeechData], results: dict[str, Evaluation]) -> None:
     if tests.keys() != results.keys():
         raise UserError(f"not measured: {', '.join(tests.keys() - results.keys())}; the reasons are above.")
-
-
-def measure(
-    model: DeepSpeech2ForCTC,
-    processor: DeepSpeech2Processor,
-    tests: dict[str, SpeechData],
-    accelerator: Accelerator,
-    batch_size: int,
-    decoder: CTCBeamSearchDecoder | None = None,
-) -> dict[str, Evaluation]:
-    """Error rates of each split, printed with a few transcripts and all that could not be measured."""
-    results = {}
-    for split, data in tests.items():
-        try:
-            result = results[split] = evaluate(model, processor, data, accelerator, batch_size, split, decoder)
-        except UserError as error:
-            accelerator.print(f"{split}: not measured: {error}")
-            continue
-        accelerator.print(f"{split}: {result}\n{result.examples()}")
-        for name, reason in result.skipped:
-            accelerator.print(f"  not measured: {name}: {reason}")
-    return results
 
 
 if __name__ == "__main__":

@@ -110,3 +110,25 @@ def evaluate(
         )
     rates = ErrorRates(processor.tokenizer.word_boundaries).compute(predictions=predictions, references=references)
     return Evaluation(rates["wer"], rates["cer"], seconds, names, predictions, references, skipped)
+
+
+def evaluate_splits(
+    model: DeepSpeech2ForCTC,
+    processor: DeepSpeech2Processor,
+    tests: dict[str, SpeechData],
+    accelerator: Accelerator,
+    batch_size: int,
+    decoder: Decoder | None = None,
+) -> dict[str, Evaluation]:
+    """Error rates of each split, printed with a few transcripts and all that could not be measured."""
+    results = {}
+    for split, data in tests.items():
+        try:
+            result = results[split] = evaluate(model, processor, data, accelerator, batch_size, split, decoder)
+        except UserError as error:
+            accelerator.print(f"{split}: not measured: {error}")
+            continue
+        accelerator.print(f"{split}: {result}\n{result.examples()}")
+        for name, reason in result.skipped:
+            accelerator.print(f"  not measured: {name}: {reason}")
+    return results

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import json
 import os
 import shutil
@@ -10,7 +11,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
+import soundfile
 import torch
 from filelock import FileLock
 from forked_run_ctc import run_ctc_in_a_fork
@@ -123,6 +128,49 @@ def test_a_signal_saves_once_and_says_how_to_continue(whole, tmp_path, number, s
     assert run(tmp_path / "run", *rare, "--resume")[0] == 0
     newest = checkpoints(tmp_path / "run")[-1]
     assert weights(newest) == weights(checkpoints(whole / "run")[-1])
+
+
+def damage_after_first_step(file: Path, place: int) -> None:
+    """Bytes of a file of the training data are overwritten while the run goes on."""
+    step = torch.optim.AdamW.step
+
+    def damage_and_step(*arguments: object, **options: object) -> object:
+        with file.open("r+b") as damaged:
+            damaged.seek(place)
+            damaged.write(b"\xff" * 60)
+        torch.optim.AdamW.step = step
+        return step(*arguments, **options)
+
+    torch.optim.AdamW.step = damage_and_step
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_break_within_an_epoch_cost_no_step(workers, tmp_path):
+    """With the shard whole again, the run goes on and ends as if nothing had happened."""
+    rows = []
+    for number in range(60):
+        content = io.BytesIO()
+        soundfile.write(content, np.random.default_rng(number).uniform(-1, 1, 16_000), 16_000, format="FLAC")
+        rows.append({"id": f"{number}", "audio": {"bytes": content.getvalue(), "path": None}, "text": "one"})
+    shard = tmp_path / "speech" / "train-00000-of-00001.parquet"
+    shard.parent.mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), shard, row_group_size=4, compression="none")
+    whole_shard = shard.read_bytes()
+    place = whole_shard.index(rows[59]["audio"]["bytes"]) - 40
+    settings = [f"--dataset={shard.parent}", "--train=train", "--sorta_grad=false"]
+    settings += ["--shuffle_memory=1", f"--dataloader_num_workers={workers}", "--max_steps=9", "--save_steps=100"]
+    settings += ["--eval_steps=100", "--statistics_utterances=4", "--validation", "train[:5%]", "--test", "train[:5%]"]
+    damage = functools.partial(damage_after_first_step, shard, place)
+    status, printed = run(tmp_path / "run", *settings, before=damage)
+    assert status == 1 and f"{shard} cannot be read, or is damaged" in printed, printed
+    [saved] = checkpoints(tmp_path / "run")
+    step = int(saved.name.removeprefix("step-"))
+    assert 1 < step < 9 and f"saved at step {step}; continue with: " in printed
+    shard.write_bytes(whole_shard)
+    for name, *more in (("run", "--resume"), ("undisturbed",)):
+        status, printed = run(tmp_path / name, *settings, *more)
+        assert status == 0, printed
+    assert weights(tmp_path / "run") == weights(tmp_path / "undisturbed")
 
 
 def fill_the_disk(folder: str) -> None:
