@@ -74,6 +74,8 @@ def main(argv: list[str]) -> None:
 
 def train(run: Run) -> None:
     arguments, progress, accelerator = run.settings.run, run.progress, run.accelerator
+    if arguments.freeze_batch_norm:
+        run.model.freeze_batch_norm()
     optimizer = make_optimizer(run.model, arguments)
     model, optimizer = accelerator.prepare(run.model, optimizer)
     spare_exchanges(model)

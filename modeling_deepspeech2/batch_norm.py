@@ -254,10 +254,19 @@ class SpeechBatchNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.momentum = momentum
+        self.is_frozen = False
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
+
+    def train(self, mode: bool = True) -> "SpeechBatchNorm":
+        return super().train(mode and not self.is_frozen)
+
+    def freeze(self) -> None:
+        """From now on training, too, normalises by the running averages, which stay as they are."""
+        self.is_frozen = True
+        self.eval()
 
     def forward(self, rows: Tensor) -> Tensor:
         """Normalises `rows`, shape (valid frames, features), in float32 at least."""

@@ -201,7 +201,7 @@ class BatchNormRNN(nn.Module):
         norm, features = self.norm, slice(first, first + rows.shape[1])
         # Copies, because autograd keeps what normalised a lone row, and the averages move on.
         mean, variance = norm.running_mean[features].clone(), norm.running_var[features].clone()
-        learns = self.training and len(rows) > 1
+        learns = norm.training and len(rows) > 1
         normalized = F.batch_norm(
             rows, mean, variance, norm.weight[features], norm.bias[features], learns, norm.momentum, norm.eps
         )

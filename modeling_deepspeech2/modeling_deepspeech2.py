@@ -227,6 +227,12 @@ class DeepSpeech2PreTrainedModel(PreTrainedModel):
             "from_pretrained(…, vocab_size=len(tokenizer), ignore_mismatched_sizes=True) starts the output layer afresh."
         )
 
+    def freeze_batch_norm(self) -> None:
+        """Training, too, normalises by the running averages from now on, and leaves them as they are."""
+        for module in self.modules():
+            if isinstance(module, SpeechBatchNorm):
+                module.freeze()
+
     def fold_batch_norm(self) -> "DeepSpeech2PreTrainedModel":
         """Returns a copy for inference only: every BatchNorm's running averages are folded into the weights before it.
 

@@ -368,3 +368,27 @@ def test_freezing():
     assert frozen == {name for name, _ in model.named_parameters() if name.startswith("deepspeech2.convolutions")} != set()
     model.freeze_base_model()
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {"ctc_head.weight", "ctc_head.bias"}
+
+
+@pytest.mark.parametrize("batch_norm", ["sequence", "step"])
+def test_with_frozen_batch_norm_training_computes_what_recognition_does(batch_norm):
+    """Statistics of a batch of single words, say, are others than the running averages that recognition has."""
+    model = small_model(batch_norm=batch_norm, hidden_dropout=0.0).double()
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.uniform_(*((0.2, 2.0) if name.endswith("var") else (-0.1, 0.1)))
+    features, mask = batch([30, 20])
+    features = features.double()
+    expected = model.eval()(features, mask).logits
+    plain = model.train()(features, mask).logits
+    assert not torch.allclose(plain, expected, atol=1e-2)
+    model.freeze_batch_norm()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for _ in range(2):  # also after an evaluation
+        model.eval().train()
+        output = model(features, mask, torch.tensor([[1, 2], [3, 1]]))
+        assert torch.allclose(output.logits, model.eval()(features, mask).logits, atol=1e-9)
+        output.loss.backward()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(gradient is not None and gradient.abs().sum() > 0 for name, gradient in gradients.items() if "norm" in name)

@@ -200,6 +200,13 @@ class RunArguments:
             "0 for none."
         },
     )
+    freeze_batch_norm: bool = field(
+        default=False,
+        metadata={
+            "help": "Training, too, normalises by the running averages of BatchNorm, as recognition does; for the last "
+            "epochs where some batches differ from the others, such as single words among sentences."
+        },
+    )
     optim: Literal["adamw_torch", "sgd"] = field(
         default="adamw_torch", metadata={"help": "AdamW, or the paper's SGD with Nesterov momentum."}
     )
