@@ -60,7 +60,6 @@ def check(settings: argparse.Namespace) -> None:
 def run(settings: argparse.Namespace) -> int:
     from transformers.utils import CONFIG_NAME
 
-    from ..configuration_deepspeech2 import DeepSpeech2Config
     from ..data.sources import SpeechData
     from ..decoding_deepspeech2 import CTCBeamSearchDecoder
     from ..language_models.confidence import RELIABILITY, calibrate, draw_reliability
@@ -68,6 +67,7 @@ def run(settings: argparse.Namespace) -> int:
     from ..modeling_deepspeech2 import DeepSpeech2ForCTC
     from ..processing_deepspeech2 import DeepSpeech2Processor
     from ..recognition import Recognition
+    from ..settings_files import replacing
 
     check(settings)
     output = settings.output or Path(settings.model)
@@ -86,10 +86,12 @@ def run(settings: argparse.Namespace) -> int:
     tuning = tune(recognition, logits, references, settings.max_alpha, settings.max_beta, settings.processes)
     confidences = calibrate(recognition, logits, references)
     decoder.save_pretrained(output)
-    if (output / CONFIG_NAME).is_file():
-        config = DeepSpeech2Config.from_pretrained(output)
-        config.word_confidence = model.config.word_confidence
-        config.save_pretrained(output)
+    if (output / CONFIG_NAME).is_file():  # where all else stays, such as the names of its code
+        config = json.loads((output / CONFIG_NAME).read_text(encoding="utf-8")) | {
+            "word_confidence": model.config.word_confidence
+        }
+        with replacing(output / CONFIG_NAME) as new:
+            new.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     table = {
         "splits": settings.split,
         "utterances": len(references),

@@ -66,9 +66,10 @@ def test_words_are_calibrated_and_characters_are_not(tiny_model_folder):
 
 
 def test_tune_calibrates_both_decoders(tiny_model_folder, language_model_file, tmp_path):
-    """The numbers are stored beside the model, where the decoder and the configuration find them."""
+    """The numbers are stored where the decoder and the configuration find them; all else stays as it was."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_folder, folder)
+    before = json.loads((folder / "config.json").read_text())
     arguments = ["--model", folder, "--language_model", language_model_file, "--dataset", "demo/speech"]
     main(["tune", *map(str, arguments), "--split", "english/validation", "--max_utterances", "3", "--beam_width", "4"])
     table = json.loads((folder / "decoder_tuning.json").read_text())
@@ -76,6 +77,8 @@ def test_tune_calibrates_both_decoders(tiny_model_folder, language_model_file, t
     assert list(config.word_confidence) == table["word_confidence"]["best path"]
     assert list(decoder.calibration) == table["word_confidence"]["beam search"]
     assert (folder / "word_confidence.png").stat().st_size > 5000
+    after = json.loads((folder / "config.json").read_text())
+    assert "custom_pipelines" in before and after == before | {"word_confidence": table["word_confidence"]["best path"]}
 
 
 def test_the_pipeline_gives_calibrated_words(tiny_model_with_decoder, tmp_path, clips):
