@@ -1,15 +1,17 @@
-"""Two easier alphabets on the way to Mandarin's characters: pinyin in letters, then one sign for each syllable.
+"""Easier alphabets on the way to Mandarin's characters: pinyin in letters, one sign for each syllable, then with its tone.
 
     pip install pypinyin==0.55.0
     python scripts/pinyin.py write letters ../shared/data/speech-zh runs/zh_letters      # 请打开 -> qing da kai
     python scripts/pinyin.py write syllables ../shared/data/speech-zh runs/zh_syllables  # 请打开 -> one sign for each sound
+    python scripts/pinyin.py write tones ../shared/data/speech-zh runs/zh_tones          # the same, with its tone
     python scripts/pinyin.py spread syllables runs/mandarin_letters runs/mandarin_syllables_start
-    python scripts/pinyin.py spread characters runs/mandarin_syllables runs/mandarin_start
+    python scripts/pinyin.py spread tones runs/mandarin_syllables runs/mandarin_tones_start
+    python scripts/pinyin.py spread characters runs/mandarin_tones runs/mandarin_start
 
 With a few hours of speech, a network that starts with 5,000 characters outputs only blanks for a long time, but it learns 26
-letters in one epoch. Every syllable then starts with the output weights of its first letter, and later every character with
-those of its syllable, so that only the choice among them remains to be learned. `recipes/mandarin.yaml` says how the steps
-are trained. Tones are left out. Test splits are not copied.
+letters in one epoch. Every syllable then starts with the output weights of its first letter, each of its tones with those of
+the syllable, and every character with those of its syllable and tone, so that only the choice among them remains to be
+learned. `recipes/mandarin.yaml` says how the steps are trained. Test splits are not copied.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 import yaml
-from pypinyin import lazy_pinyin
+from pypinyin import Style, lazy_pinyin
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoTokenizer
@@ -27,23 +29,33 @@ from transformers import AutoTokenizer
 from modeling_deepspeech2 import DeepSpeech2ForCTC, DeepSpeech2Processor
 
 
-def first_of_each_sound(tokenizer) -> dict[str, str]:
+STYLES = {"letters": Style.NORMAL, "syllables": Style.NORMAL, "tones": Style.TONE3}
+BEFORE = {"syllables": "letters", "tones": "syllables", "characters": "tones"}
+
+
+def sound_of(symbol: str, alphabet: str) -> str:
+    """How a character is read; what is not one, such as a special token, is returned."""
+    return lazy_pinyin(symbol, STYLES[alphabet])[0]
+
+
+def first_of_each_sound(tokenizer, alphabet: str) -> dict[str, str]:
     """Syllable -> the first character of the alphabet that is read so."""
     first: dict[str, str] = {}
     for symbol in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))):
-        if lazy_pinyin(symbol) != [symbol]:
-            first.setdefault(lazy_pinyin(symbol)[0], symbol)
+        sound = sound_of(symbol, alphabet)
+        if sound != symbol:
+            first.setdefault(sound, symbol)
     return first
 
 
 def write(source: Path, target: Path, alphabet: str) -> None:
     """A copy of all splits but the test splits, in another alphabet."""
-    first = first_of_each_sound(AutoTokenizer.from_pretrained("tokenizer/mandarin"))
+    first = first_of_each_sound(AutoTokenizer.from_pretrained("tokenizer/mandarin"), alphabet)
     shards = [file for file in sorted(source.glob("*/*.parquet")) if not file.name.startswith("test")]
     for shard in tqdm(shards, alphabet, unit=" shards"):
         table, texts = pyarrow.parquet.read_table(shard), []
         for text in table["text"].to_pylist():
-            syllables = lazy_pinyin(text)
+            syllables = lazy_pinyin(text, STYLES[alphabet])
             if alphabet == "letters":
                 texts.append(" ".join(syllables).replace("ü", "v"))
             else:
@@ -62,16 +74,16 @@ def write(source: Path, target: Path, alphabet: str) -> None:
 def spread(source: Path, target: Path, alphabet: str) -> None:
     """A copy of a model in which many symbols start with the output weights of one, and share out its probability.
 
-    Syllables start with those of their first letter, characters with those of their syllable.
+    Syllables start with those of their first letter, tones with those of their syllable, characters with those of both.
     """
     model, old = DeepSpeech2ForCTC.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     new = AutoTokenizer.from_pretrained("tokenizer/mandarin")
     symbols = new.convert_ids_to_tokens(list(range(len(new))))
-    sounds = [symbol if lazy_pinyin(symbol) == [symbol] else lazy_pinyin(symbol)[0] for symbol in symbols]
+    sounds = [sound_of(symbol, BEFORE[alphabet]) for symbol in symbols]
     if alphabet == "syllables":
         starts = [sound if sound in new.all_special_tokens else sound[0] for sound in sounds]
     else:
-        first = first_of_each_sound(new)
+        first = first_of_each_sound(new, BEFORE[alphabet])
         starts = [first.get(sound, sound) for sound in sounds]
     rare = old.convert_tokens_to_ids("'")  # what has no sound starts with what is hardly ever written
     own = torch.tensor([old.get_vocab().get(start, rare) for start in starts])
@@ -87,7 +99,7 @@ def spread(source: Path, target: Path, alphabet: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["write", "spread"])
-    parser.add_argument("alphabet", choices=["letters", "syllables", "characters"])
+    parser.add_argument("alphabet", choices=["letters", "syllables", "tones", "characters"])
     parser.add_argument("source", type=Path, help="write: a folder */*.parquet of speech; spread: a model")
     parser.add_argument("target", type=Path)
     arguments = parser.parse_args()
