@@ -5,16 +5,29 @@ It stands outside the package because importing the package imports torch and tr
 """
 
 import os
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> int:
     """Runs `deepspeech2` with the arguments of this process and returns its exit status."""
+    signal.signal(signal.SIGTERM, _end)  # `train` and `serve` replace it
     os.environ["DEEPSPEECH2_REGISTER"] = "later"  # read by modeling_deepspeech2/__init__.py
     from modeling_deepspeech2.cli.main import main as run
 
     del os.environ["DEEPSPEECH2_REGISTER"]
     return run()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Ends as after Ctrl-C, so that no unfinished file stays behind; a forked worker has none of its own."""
+    if os.getpid() != _PROCESS:
+        os._exit(128 + number)
+    sys.exit(128 + number)
+
+
+_PROCESS = os.getpid()
 
 
 if __name__ == "__main__":

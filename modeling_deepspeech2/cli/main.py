@@ -1,7 +1,8 @@
 """The command `deepspeech2 COMMAND …`: finds the module of the command, runs it, and reports user errors in one sentence.
 
 Text goes to the standard output or into files, everything else to the standard error. The exit status is 0; 1 if a file
-could not be used or a check failed; 2 for a wrong setting, which stops the command before any work; 130 after Ctrl-C.
+could not be used or a check failed; 2 for a wrong setting, which stops the command before any work; 130 after
+Ctrl-C, 143 after SIGTERM.
 """
 
 import argparse

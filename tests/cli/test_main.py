@@ -5,9 +5,11 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +222,21 @@ def test_each_channel_is_a_speaker(capsys, live_folder, call, tmp_path):
     for style in ("srt", "vtt"):
         status, out, _ = run(capsys, *split, "--format", style)
         assert status == 0 and "\nSpeaker 1: " in out and "\nSpeaker 2: " in out
+
+
+def test_a_terminated_command_leaves_no_unfinished_file(live_folder, files, tmp_path):
+    """SIGTERM amid a recording that still comes in: as after Ctrl-C, nothing half-written stays."""
+    command = [sys.executable, "deepspeech2_command.py", "transcribe", "-", "--model", live_folder, "--output", tmp_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=REPOSITORY) as process:
+        process.stdin.write(Path(next(file for file in files if file.endswith(".wav"))).read_bytes()[:20_000])
+        process.stdin.flush()
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("*.part")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(tmp_path.glob("*.part"))
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
 
 
 def test_channels_of_what_is_read_once_are_not_split(capsys, live_folder, call, files):
