@@ -59,6 +59,8 @@ class DeepSpeech2FeatureExtractor(SequenceFeatureExtractor):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         if normalization not in NORMALIZATIONS:
             raise UserError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, but is {normalization!r}.")
+        if self.padding_side != "right":  # the mask's ones are counted as the first frames
+            raise UserError(f"padding_side must be 'right', but is {self.padding_side!r}.")
         if feature_size != n_fft // 2 + 1:
             raise UserError(f"feature_size must be n_fft / 2 + 1 = {n_fft // 2 + 1}, but is {feature_size}.")
         for name, number in (("sampling_rate", sampling_rate), ("hop_length", hop_length)):

@@ -219,6 +219,7 @@ def test_return_tensors(plain, clips):
         (lambda f: f.fit([np.zeros(0)]), "at least one utterance"),
         (lambda f: DeepSpeech2FeatureExtractor(feature_size=80), "feature_size must be n_fft / 2 \\+ 1 = 161"),
         (lambda f: DeepSpeech2FeatureExtractor(normalization="global"), "normalization must be one of"),
+        (lambda f: DeepSpeech2FeatureExtractor(padding_side="left"), "padding_side must be 'right', but is 'left'"),
         (lambda f: DeepSpeech2FeatureExtractor(mean=[0.0]), "mean needs 161 numbers.*has 1"),
     ],
 )  # fmt: skip
