@@ -1,10 +1,10 @@
 """Trains, measures and publishes a Deep Speech 2 recogniser.
 
-    accelerate launch run_ctc.py recipes/digits.yaml                              # train, measure, write the model
-    accelerate launch run_ctc.py recipes/digits.yaml --hidden_size=256            # change any field
-    accelerate launch run_ctc.py recipes/digits.yaml --resume                     # continue after an interruption
-    accelerate launch run_ctc.py recipes/digits.yaml --eval_only --model=FOLDER   # measure a saved model
-    accelerate launch run_ctc.py recipes/digits.yaml --push_to_hub --hub_model_id=me/digits
+    accelerate launch run_ctc.py recipes/demo_english.yaml                        # train, measure, write the model
+    accelerate launch run_ctc.py recipes/demo_english.yaml --hidden_size=256      # change any field
+    accelerate launch run_ctc.py recipes/demo_english.yaml --resume               # continue after an interruption
+    accelerate launch run_ctc.py recipes/demo_english.yaml --eval_only --model=runs/demo_english   # measure a saved model
+    accelerate launch run_ctc.py recipes/demo_english.yaml --push_to_hub --hub_model_id=me/demo
 
 The folder `output_dir` becomes a Hub repository: `pipeline("automatic-speech-recognition", model=output_dir)` loads it.
 """

@@ -3,9 +3,9 @@
     python -m benchmarks.agreement checkpoints/deepspeech2-english-live
     python -m benchmarks.agreement checkpoints/deepspeech2-english --clips 20 --data demo/speech::english/test
 
-All of them share one road from logits to text, so the count should be 0. The last digit of a logit may differ, which matters
-only where two symbols are almost equally likely. Each road reads the same files, with and without the model's decoder. Live
-streams need a unidirectional model.
+All of them share a single code path from logits to text, so the count should be 0. The last digit of a logit may differ,
+which matters only where two symbols are almost equally likely. Each way reads the same files, with and without the model's
+decoder. Live streams need a unidirectional model.
 """
 
 import argparse

@@ -100,7 +100,7 @@ def main() -> None:
     if not arguments.decode:
         whole = bytes_of_files(data)
         print(f"{len(data.index):,} utterances, {data.index.hours:.1f} h, {whole / 1e6:,.0f} MB\n")
-        print("| readers | first epoch (SortaGrad) | and of its copy | later epoch | MB |")
+        print("| readers | first epoch (SortaGrad): data | first epoch: temporary copy | later epoch | later epoch, MB |")
         print("| ---: | ---: | ---: | ---: | ---: |")
         for readers in arguments.readers:
             batching = Batching.from_arguments(run.run, readers)

@@ -59,7 +59,7 @@ class DeepSpeech2Config(PreTrainedConfig):
     )
     rnn_type: Literal["gru", "rnn", "lstm"] = _setting("gru", "Unit of the recurrent layers.")
     num_hidden_layers: int = _setting(5, "Recurrent layers, 1 to 7 in the paper.")
-    hidden_size: int = _setting(800, "Units of each recurrent layer (and direction, since the directions are summed).")
+    hidden_size: int = _setting(800, "Units of each recurrent layer and direction; the two directions are summed.")
     bidirectional: bool = _setting(True, "Read every utterance in both directions. Live use needs false.")
     share_input_weights: bool = _setting(True, "Both directions share W and BatchNorm, as in the paper; only U is separate.")
     batch_norm: Literal["sequence", "step", "off"] = _setting(

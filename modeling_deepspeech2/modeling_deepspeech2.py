@@ -1,4 +1,4 @@
-"""The Deep Speech 2 model: spectrogram, convolutions, batch-normalised recurrent layers, optional row convolution, CTC.
+"""The Deep Speech 2 model: convolutions, batch-normalised recurrent layers, (row convolution), fully connected layer, CTC.
 
 The input is log power spectrograms with a mask, the output logits over characters for every `config.time_stride` frames.
 Values in the padding are never read; padded output frames decode to blank.

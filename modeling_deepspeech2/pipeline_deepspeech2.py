@@ -46,7 +46,8 @@ class DeepSpeech2Pipeline(AutomaticSpeechRecognitionPipeline):
     Recordings are decoded utterance by utterance, as [`transcribe`] does it; their texts are put together.
 
     Args:
-        decoder: a [`CTCBeamSearchDecoder`], or the folder or repository that holds one; None: the best path in any case.
+        decoder: "auto": the one saved with the model, if there is one; a [`CTCBeamSearchDecoder`], or the folder or
+            repository that holds one; None: the best path.
     """
 
     def __init__(self, model, *args, decoder: Decoder | str | os.PathLike | None = "auto", **kwargs):

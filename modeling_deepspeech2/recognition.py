@@ -1,4 +1,4 @@
-"""The one road from logits to text, with times for words, that everything that transcribes takes.
+"""The single code path from logits to text, with times for words, that everything that transcribes takes.
 
     logits in pieces -> utterances, which end at pauses -> the decoder's hypotheses -> first letters corrected -> transcript
 

@@ -122,6 +122,19 @@ def test_python_in_documents_compiles():
                 compile(content, str(document), "exec")
 
 
+def test_messages_explained_in_troubleshooting_are_those_of_the_code():
+    """Users look for what they saw; the headings quote it, with "…" where it varies."""
+    sources = [*(REPOSITORY / "modeling_deepspeech2").rglob("*.py"), REPOSITORY / "run_ctc.py"]
+    code = "".join(source.read_text(encoding="utf-8") for source in sources)
+    document = (REPOSITORY / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\*\*`([^`]{12,})`", document, re.MULTILINE)
+    own = [message for message in messages if "trust_remote_code" not in message]  # which transformers says
+    assert len(own) >= 8
+    for message in own:
+        for part in filter(None, (part.strip(" :") for part in message.split("…"))):
+            assert part in code, message
+
+
 def test_figures_are_those_of_the_files():
     """README, RESULTS and cards show what commands wrote into results.json: `python -m benchmarks.documents` fills them."""
     for path, content in documents.documents().items():

@@ -1,4 +1,4 @@
-"""The one road from logits to text: a recording is its utterances, each as the decoder finds it, put together."""
+"""The single code path from logits to text: a recording is its utterances, each as the decoder finds it, put together."""
 
 import itertools
 import json

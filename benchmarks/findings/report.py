@@ -20,15 +20,15 @@ from .variants import BY_CHARACTER, FINDINGS, SEEDS, Claim, Finding  # noqa: E40
 STANDARD_ERRORS = 2.0
 VERDICTS = ("holds", "not decided", "does not hold")
 
-_HEADING = """# The paper's findings, in kind
+_HEADING = """# The paper's findings, repeated at small scale
 
 Small trainings that differ in one thing, on the bundled synthetic voices: `recipes/findings.yaml` (51 minutes of speech, 3
 × GRU-64 and 5 epochs unless said otherwise), each on one core, {seconds:.0f} s on average. `python -m benchmarks.findings`
-trains what is not in `benchmarks/findings/runs.jsonl` yet ({runs} runs are, {left} are to come), and writes this page from
-it; `--draw` only writes. Errors are those of the best path, if no language model is named, on the 160 test clips of four
-voices that training never heard (Mandarin: 160 of two), means over the seeds with their standard deviations. "Holds" and
-"does not hold" mean that the means differ by more than {errors:g} standard errors; all else is not decided here. The
-paper's models have 35 to 100 million parameters and up to 12,000 hours of speech, so that only the direction of an effect
+trains the runs missing from `benchmarks/findings/runs.jsonl` ({runs} done, {left} planned) and writes this page;
+`--draw` writes it without training. Unless a language model is named, errors are those of the best path on the 160 test
+clips of four voices that training never heard (Mandarin: 160 of two), means over the seeds with their standard deviations.
+"Holds" and "does not hold" mean that the means differ by more than {errors:g} standard errors; all else is not decided here.
+The paper's models have 35 to 100 million parameters and up to 12,000 hours of speech, so that only the direction of an effect
 can be compared, never its size. And five epochs are few (the demo, a network twice as wide in 16, comes to a tenth of
 these errors on the same clips): what learns fast looks better here than what would win in the end. Sections that say so
 were trained for 20.

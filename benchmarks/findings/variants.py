@@ -136,8 +136,8 @@ def _hours(language: str, test: str) -> Finding:
     variants = {share: _part(language, share) for share in _SHARES}
     return Finding(
         f"Error against hours, {language.capitalize()}",
-        "English, 120, 1,200, 2,400, 6,000 and 12,000 h: 29.23, 13.80, 11.65, 9.51 and 8.46 % WER, about 40 % less for ten "
-        "times the data.",
+        "English only (no such table for Mandarin), 120, 1,200, 2,400, 6,000 and 12,000 h: 29.23, 13.80, 11.65, 9.51 "
+        "and 8.46 % WER, about 40 % less for ten times the data.",
         f"About 6 to 100 % of {_MINUTES[language]:.0f} minutes of training speech, drawn by a hash; about the same number "
         "of steps for each, in random order.",
         variants,

@@ -50,8 +50,8 @@ class DurationIndex:
 
     @property
     def hours(self) -> float:
-        """Hours of speech that an epoch reads."""
-        return float((self.seconds * self.weights).sum(dtype=np.float64)) / 3600
+        """Hours of speech, every utterance once, whatever its weight in an epoch."""
+        return float(self.seconds.sum(dtype=np.float64)) / 3600
 
     def select(self, mask: np.ndarray) -> "DurationIndex":
         return DurationIndex(*(getattr(self, field.name)[mask] for field in fields(self)))

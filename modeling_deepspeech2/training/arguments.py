@@ -110,7 +110,7 @@ class DataArguments:
     )
     normalization: Literal["training_set", "utterance", "none"] = field(
         default="training_set",
-        metadata={"help": "Of the features. Live use needs training_set or none. A saved model keeps its own."},
+        metadata={"help": "How features are scaled. Live use needs training_set or none. A saved model keeps its own."},
     )
     statistics_utterances: AtLeast1 = field(
         default=2_000, metadata={"help": "Training utterances from which the statistics of the features are taken."}
@@ -210,11 +210,11 @@ class RunArguments:
     optim: Literal["adamw_torch", "sgd"] = field(
         default="adamw_torch", metadata={"help": "AdamW, or the paper's SGD with Nesterov momentum."}
     )
-    learning_rate: Positive = field(default=1e-3, metadata={"help": "The highest; 1e-4 to 6e-4 with the paper's sgd."})
+    learning_rate: Positive = field(default=1e-3, metadata={"help": "Its peak; 1e-4 to 6e-4 with the paper's sgd."})
     momentum: Annotated[float, Range(0, 1, without_low=True, without_high=True)] = field(
-        default=0.99, metadata={"help": "Of sgd."}
+        default=0.99, metadata={"help": "Momentum of sgd."}
     )
-    weight_decay: NotNegative = field(default=0.01, metadata={"help": "Of AdamW."})
+    weight_decay: NotNegative = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
     lr_scheduler_type: Literal["anneal", "linear", "cosine", "constant"] = field(
         default="anneal", metadata={"help": "anneal divides the learning rate after every epoch, as the paper does."}
     )
@@ -247,7 +247,7 @@ class RunArguments:
         default="tensorboard",
         metadata={"help": "Tracker of losses and error rates; tensorboard writes to output_dir/run_ctc."},
     )
-    seed: Annotated[int, Range(0, 2**32 - 1)] = field(default=0, metadata={"help": "Of weights, order and dropout."})
+    seed: Annotated[int, Range(0, 2**32 - 1)] = field(default=0, metadata={"help": "Random seed: weights, order, dropout."})
     resume: bool = field(default=False, metadata={"help": "Continue from the newest checkpoint in output_dir."})
     eval_only: bool = field(default=False, metadata={"help": "Only measure --model on the test splits."})
     push_to_hub: bool = field(default=False, metadata={"help": "Publish the finished model."})

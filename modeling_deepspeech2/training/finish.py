@@ -17,6 +17,9 @@ from .run_record import now, portable, write_record
 
 
 _CARD_BYTES = 500_000  # about what card, curve and code take
+_WITHOUT_SPACES = """
+A character counts as a word in the word error rate; spaces beside such characters do not count in the character error rate.
+"""
 
 
 def best_model(run: Run) -> DeepSpeech2ForCTC:
@@ -86,6 +89,7 @@ def _facts(run: Run, model: DeepSpeech2ForCTC) -> dict[str, Any]:
         "start": portable(progress.start),
         "note": f"; the best of {len(progress.validations)} validations by CER",
         "left_out": progress.left_out(),
+        "words": _WITHOUT_SPACES if run.processor.tokenizer.word_boundaries == "characters" else "",
         "unknown": ", ".join(f"{c!r} ({n})" for c, n in progress.unknown.most_common()) or "none",
     }
 

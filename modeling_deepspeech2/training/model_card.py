@@ -34,15 +34,12 @@ Without this package, it needs transformers 5.20 or newer; reading audio files n
 
 ## Results
 
-Greedy decoding, no language model{note}.
+Best path (greedy decoding), no language model{note}.
 
 | split | utterances | hours | WER | CER |
 | --- | ---: | ---: | ---: | ---: |
 {results}
-
-A Chinese character counts as a word in the word error rate; spaces beside Chinese characters do not count in the character
-error rate.
-
+{words}
 ## Training
 
 ```
@@ -104,7 +101,7 @@ def write_model_card(
     Args:
         results: an [`Evaluation`] for each split measured.
         facts: the template's other fields: command, hours, utterances, parameters, minutes, device, start, note,
-            left_out, unknown.
+            left_out, unknown, words (what counts as one, if not what spaces separate).
         settings: the network's fields, for the last table.
         record: the run's, see `run_record`; paths of this machine are left out.
     """

@@ -48,7 +48,7 @@ class DeepSpeech2Stream:
     ...     for utterance in stream.feed(samples):
     ...         print(utterance.text)
     ...     print(stream.text.stable, stream.text.tentative)
-    >>> stream.finish()
+    >>> last = stream.finish()  # the utterances that had not ended yet
 
     Args:
         model: a trained unidirectional model, what `fold_batch_norm` or quantisation made of it, a [`StreamingModel`], which
