@@ -28,8 +28,8 @@ trains the runs missing from `benchmarks/findings/runs.jsonl` ({runs} done, {lef
 `--draw` writes it without training. Unless a language model is named, errors are those of the best path on the 160 test
 clips of four voices that training never heard (Mandarin: 160 of two), means over the seeds with their standard deviations.
 "Holds" and "does not hold" mean that the means differ by more than {errors:g} standard errors; all else is not decided here.
-The paper's models have 35 to 100 million parameters and up to 12,000 hours of speech, so that only the direction of an effect
-can be compared, never its size. And five epochs are few (the demo, a network twice as wide in 16, comes to a tenth of
+The paper's models have 35 to 100 million parameters and up to 12,000 hours of speech, so that only the direction of an
+effect can be compared, never its size. And five epochs are few (the demo, a network twice as wide in 16, comes to a tenth of
 these errors on the same clips): what learns fast looks better here than what would win in the end. Sections that say so
 were trained for 20.
 """
