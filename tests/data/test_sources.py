@@ -147,6 +147,7 @@ def test_several_data_sets_with_weights(tmp_path):
     one, two = parquet(tmp_path / "one"), manifest(tmp_path / "two")
     data = SpeechData(str(one), ["train*0.5", f"{two}::train*3"])
     assert data.index.weights.tolist() == [0.5] * 3 + [3.0] * 3
+    assert data.index.hours == pytest.approx(2 * 3.75 / 3600)  # each utterance once
     assert data.index.shards.tolist() == [0] * 3 + [1] * 3
     found = data.read(np.array([5, 1]))
     assert found[5].audio["path"].endswith("three.wav") and found[1].name == "two"
