@@ -10,6 +10,9 @@ import sys
 from types import FrameType
 
 
+_PROCESS = os.getpid()
+
+
 def main() -> int:
     """Runs `deepspeech2` with the arguments of this process and returns its exit status."""
     signal.signal(signal.SIGTERM, _end)  # `train` and `serve` replace it
@@ -25,9 +28,6 @@ def _end(number: int, frame: FrameType | None) -> None:
     if os.getpid() != _PROCESS:
         os._exit(128 + number)
     sys.exit(128 + number)
-
-
-_PROCESS = os.getpid()
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ def write(source: Path, target: Path, alphabet: str) -> None:
 def spread(source: Path, target: Path, alphabet: str) -> None:
     """A copy of a model in which many symbols start with the output weights of one, and share out its probability.
 
-    Syllables start with those of their first letter, tones with those of their syllable, characters with those of both.
+    Syllables start with those of their first letter, tones with those of their syllable, characters with those of their
+    syllable in its tone.
     """
     model, old = DeepSpeech2ForCTC.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     new = AutoTokenizer.from_pretrained("tokenizer/mandarin")

@@ -210,7 +210,7 @@ class RunArguments:
     optim: Literal["adamw_torch", "sgd"] = field(
         default="adamw_torch", metadata={"help": "AdamW, or the paper's SGD with Nesterov momentum."}
     )
-    learning_rate: Positive = field(default=1e-3, metadata={"help": "Its peak; 1e-4 to 6e-4 with the paper's sgd."})
+    learning_rate: Positive = field(default=1e-3, metadata={"help": "Peak value; 1e-4 to 6e-4 with the paper's sgd."})
     momentum: Annotated[float, Range(0, 1, without_low=True, without_high=True)] = field(
         default=0.99, metadata={"help": "Momentum of sgd."}
     )
