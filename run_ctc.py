@@ -102,24 +102,23 @@ def train(run: Run) -> None:
             if arguments.dataloader_num_workers:
                 return_freed_memory()
             loader = iter(make_loader(batches, collate, arguments.dataloader_num_workers, accelerator.device))
+            steps = one_ahead(run, loader, len(batches.parts), plan.steps - progress.epoch_step)
             while progress.epoch_step < plan.steps and not run.is_over:
                 started = time.perf_counter()
-                micro_batches = read(run, model, optimizer, loader, len(batches.parts))
                 # Every process takes part in every backward pass, if need be with nothing.
-                micro_batches += [empty] * (math.ceil(plan.parts / run.readers) - len(micro_batches))
+                micro_batches = next(steps) + [empty] * (math.ceil(plan.parts / run.readers) - len(batches.parts))
                 waited = time.perf_counter() - started
                 progress.epoch_step += 1
                 run.omissions.note(progress, micro_batches)
                 taken = take_step(run, model, optimizer, micro_batches, total_steps)
-                if taken is None:
-                    continue
-                loss, norm = taken
-                elapsed = time.perf_counter() - started
-                progress.train_seconds += elapsed
-                note(window, norm, loss, elapsed, waited, micro_batches)
-                bar.update()
-                if progress.step % arguments.logging_steps == 0 or progress.step == 1:
-                    log(run, window, optimizer, norm, bar)
+                if taken is not None:
+                    loss, norm = taken
+                    elapsed = time.perf_counter() - started
+                    progress.train_seconds += elapsed
+                    note(window, norm, loss, elapsed, waited, micro_batches)
+                    bar.update()
+                    if progress.step % arguments.logging_steps == 0 or progress.step == 1:
+                        log(run, window, optimizer, norm, bar)
                 if progress.epoch_step < plan.steps and not run.is_over:
                     pause(run, model, optimizer)
             if progress.epoch_step == plan.steps:
@@ -130,17 +129,21 @@ def train(run: Run) -> None:
         print(f"Stopped at step {progress.step}: no better for {progress.stale} validations (patience).")
 
 
-def read(
-    run: Run, model: torch.nn.Module, optimizer: AcceleratedOptimizer, loader: Iterator[dict], parts: int
-) -> list[dict]:
-    """This process's batches of a step. If they cannot be read, the steps so far are saved."""
-    try:
-        return [next(loader) for _ in range(parts)]
-    except Exception:  # the data are gone or damaged, or a worker was killed
-        if run.accelerator.num_processes == 1 and run.progress.step:  # other processes would wait within a step
-            save(run, model, optimizer)
-            tqdm.write(f"saved at step {run.progress.step}{how_to_continue(run.settings)}")
-        raise
+def one_ahead(run: Run, loader: Iterator[dict], parts: int, steps: int) -> Iterator[list[dict]]:
+    """This process's batches of each step, read before the step ahead of it is taken.
+
+    If they cannot be read, all processes learn so at the end of that step, and save it. (The first step of an epoch needs
+    nothing of the kind: what precedes it has been saved.)
+    """
+    ahead = [next(loader) for _ in range(parts)]
+    for _ in range(steps - 1):
+        micro_batches = ahead
+        try:
+            ahead = [next(loader) for _ in range(parts)]
+        except Exception as error:  # the data are gone or damaged, or a worker was killed
+            run.interruption.error = error
+        yield micro_batches
+    yield ahead
 
 
 def take_step(
@@ -168,8 +171,8 @@ def take_step(
 
 
 def count_all(run: Run, utterances: int) -> torch.Tensor:
-    """The utterances of a step on all processes, and those of them that have received a signal, shape (2,)."""
-    own = torch.tensor([utterances, int(run.interruption.number > 0)], dtype=torch.float64)
+    """The utterances of a step on all processes, and how many of these want the run to end after it, shape (2,)."""
+    own = torch.tensor([utterances, int(run.interruption.is_requested)], dtype=torch.float64)
     return run.accelerator.reduce(on_device(own, run.accelerator.device))
 
 
@@ -260,8 +263,12 @@ def pause(run: Run, model: torch.nn.Module, optimizer: AcceleratedOptimizer) -> 
         raise UserError(f"no utterance could be used; {progress.left_out()}: {progress.reasons()}")
     if progress.step and (must_validate or must_stop or is_regular or run.is_over):
         save(run, model, optimizer)
+    if must_stop and run.interruption.error is not None:
+        if progress.saved_step == progress.step:
+            tqdm.write(f"saved at step {progress.step}{how_to_continue(run.settings)}")
+        raise run.interruption.error
     if must_stop:
-        raise Interrupted(run.interruption.number or signal.SIGTERM)  # 0: another process received it
+        raise Interrupted(run.interruption.number or signal.SIGTERM)  # 0: another process is the reason
     if must_validate:
         with run.interruption.deferred(False):
             validate(run, model)

@@ -26,6 +26,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.number = 0  # of the signal that was received
+        self.error: Exception | None = None  # of reading the next step, which ends the run as a signal does
         self.is_agreed = False  # between all processes, that the run ends
         self._received_at = 0.0
         self._is_deferred = False
@@ -38,6 +39,11 @@ class Interruption:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @property
+    def is_requested(self) -> bool:
+        """By this process, that the run ends after this step."""
+        return self.number > 0 or self.error is not None
 
     @contextmanager
     def deferred(self, is_deferred: bool = True) -> Iterator[None]:

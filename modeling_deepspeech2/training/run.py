@@ -115,9 +115,9 @@ class Run:
 
     @property
     def must_stop(self) -> bool:
-        """A signal has been received; among several processes, once all know it."""
+        """A signal has been received, or data cannot be read; among several processes, once all know it."""
         stop = self.interruption
-        return stop.is_agreed if self.accelerator.num_processes > 1 else stop.number > 0
+        return stop.is_agreed if self.accelerator.num_processes > 1 else stop.is_requested
 
     @property
     def validation_is_due(self) -> bool:

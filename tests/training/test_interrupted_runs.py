@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import soundfile
 import torch
 from filelock import FileLock
-from forked_run_ctc import run_ctc_in_a_fork
+from forked_run_ctc import TIMEOUT, run_ctc_in_a_fork, start_run_ctc_in_a_fork
 from safetensors.numpy import load_file, save_file
 from test_run_ctc import write_shard
 
@@ -144,9 +145,9 @@ def damage_after_first_step(file: Path, place: int) -> None:
     torch.optim.AdamW.step = damage_and_step
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_data_that_break_within_an_epoch_cost_no_step(workers, tmp_path):
-    """With the shard whole again, the run goes on and ends as if nothing had happened."""
+@pytest.fixture
+def shard(tmp_path) -> Path:
+    """60 seconds of noise in row groups of four."""
     rows = []
     for number in range(60):
         content = io.BytesIO()
@@ -155,13 +156,28 @@ def test_data_that_break_within_an_epoch_cost_no_step(workers, tmp_path):
     shard = tmp_path / "speech" / "train-00000-of-00001.parquet"
     shard.parent.mkdir()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), shard, row_group_size=4, compression="none")
+    return shard
+
+
+def settings_for(shard: Path) -> list[str]:
+    """Nothing is saved before the end, unless the run is interrupted."""
+    settings = [f"--dataset={shard.parent}", "--train=train", "--sorta_grad=false", "--shuffle_memory=1", "--max_steps=9"]
+    settings += ["--save_steps=100", "--eval_steps=100", "--statistics_utterances=4"]
+    return [*settings, "--validation", "train[:5%]", "--test", "train[:5%]"]
+
+
+def damage_row(number: int, shard: Path) -> Callable[[], None]:
+    """What breaks it after the first step."""
+    audio = pyarrow.parquet.read_table(shard).to_pylist()[number]["audio"]["bytes"]
+    return functools.partial(damage_after_first_step, shard, shard.read_bytes().index(audio) - 40)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_break_within_an_epoch_cost_no_step(workers, shard, tmp_path):
+    """With the shard whole again, the run goes on and ends as if nothing had happened."""
     whole_shard = shard.read_bytes()
-    place = whole_shard.index(rows[59]["audio"]["bytes"]) - 40
-    settings = [f"--dataset={shard.parent}", "--train=train", "--sorta_grad=false"]
-    settings += ["--shuffle_memory=1", f"--dataloader_num_workers={workers}", "--max_steps=9", "--save_steps=100"]
-    settings += ["--eval_steps=100", "--statistics_utterances=4", "--validation", "train[:5%]", "--test", "train[:5%]"]
-    damage = functools.partial(damage_after_first_step, shard, place)
-    status, printed = run(tmp_path / "run", *settings, before=damage)
+    settings = [*settings_for(shard), f"--dataloader_num_workers={workers}"]
+    status, printed = run(tmp_path / "run", *settings, before=damage_row(59, shard))
     assert status == 1 and f"{shard} cannot be read, or is damaged" in printed, printed
     [saved] = checkpoints(tmp_path / "run")
     step = int(saved.name.removeprefix("step-"))
@@ -171,6 +187,47 @@ def test_data_that_break_within_an_epoch_cost_no_step(workers, tmp_path):
         status, printed = run(tmp_path / name, *settings, *more)
         assert status == 0, printed
     assert weights(tmp_path / "run") == weights(tmp_path / "undisturbed")
+
+
+def join(rank: int, port: int, before: Callable[[], None] | None) -> None:
+    """Makes this process one of two."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1")
+    if before is not None:
+        before()
+
+
+def run_on_two(output: Path, *arguments: str, before: Callable[[], None] | None = None) -> list[tuple[int, str]]:
+    """Status and output of both; `before` is called in the second one."""
+    settings, processes = [*SETTINGS.split(), f"--output_dir={output}", *arguments], []
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for rank in range(2):
+        printed = output.with_name(f"printed-{rank}")
+        printed.touch()
+        prepare = functools.partial(join, rank, port, before if rank else None)
+        processes.append((start_run_ctc_in_a_fork(settings, str(printed), prepare), printed))
+    for process, _ in processes:
+        process.join(TIMEOUT)
+    return [(process.exitcode, printed.read_text()) for process, printed in processes]
+
+
+def test_data_that_one_of_two_processes_cannot_read_cost_no_step(shard, tmp_path):
+    """Both learn of it at the end of a step and save it together; the other one does not wait for ever."""
+    whole_shard = shard.read_bytes()
+    settings = [*settings_for(shard), "--per_device_train_batch_size=4"]
+    ends = run_on_two(tmp_path / "run", *settings, before=damage_row(59, shard))
+    [saved] = checkpoints(tmp_path / "run")
+    step = int(saved.name.removeprefix("step-"))
+    assert 1 <= step < 9
+    assert any(status == 1 and f"{shard} cannot be read" in printed for status, printed in ends), ends
+    assert all(status == 1 or status == 143 and "continue with: " in printed for status, printed in ends), ends
+    shard.write_bytes(whole_shard)
+    for name, *more in (("run", "--resume"), ("undisturbed",)):
+        assert [status for status, _ in run_on_two(tmp_path / name, *settings, *more)] == [0, 0]
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "undisturbed"))
+    for name, array in expected.items():
+        assert np.allclose(found[name], array, rtol=1e-4, atol=1e-6), name
 
 
 def fill_the_disk(folder: str) -> None:

@@ -14,6 +14,7 @@ import run_ctc
 from modeling_deepspeech2 import DeepSpeech2Config, DeepSpeech2ForCTC
 from modeling_deepspeech2.data.loader import Batch
 from modeling_deepspeech2.training.arguments import RunArguments
+from modeling_deepspeech2.training.interruption import Interruption
 from modeling_deepspeech2.training.progress import Progress
 
 
@@ -66,10 +67,9 @@ def test_a_training_step_waits_once(model, batch, monkeypatch):
     """For loss, norm, and the counts of all processes, in one go; two batches are accumulated."""
     accelerator = Accelerator(cpu=True)
     monkeypatch.setattr(Accelerator, "device", META)
-    interruption = SimpleNamespace(number=0, is_agreed=False)
     settings = SimpleNamespace(run=RunArguments())
     run = SimpleNamespace(settings=settings, progress=Progress(), accelerator=accelerator, model=model, readers=1)
-    run.interruption = interruption
+    run.interruption = Interruption()
     optimizer = torch.optim.AdamW(model.parameters())
     with CountWaits() as counted:
         run_ctc.take_step(run, model, optimizer, [batch, batch], total_steps=10)
