@@ -18,6 +18,7 @@ from .variants import BY_CHARACTER, FINDINGS, SEEDS, Claim, Finding  # noqa: E40
 
 # A difference of two means that is so many standard errors large is taken for one.
 STANDARD_ERRORS = 2.0
+NOTHING_LEARNED = 90.0  # percent; the characters of a run that diverged, or that never left its first plateau
 VERDICTS = ("holds", "not decided", "does not hold")
 
 _HEADING = """# The paper's findings, repeated at small scale
@@ -80,6 +81,13 @@ def _section(name: str, finding: Finding, runs: dict[str, list[dict]]) -> str:
     for claim in _claims(finding, runs):
         said, figures = verdict(claim, runs)
         lines.append(f"- {claim.sentence}: {said if said == VERDICTS[1] else f'**{said}**'} ({figures}).")
+    failed = {
+        variant: sum(error >= NOTHING_LEARNED for error in _errors(own, finding.measured[0], "cer"))
+        for variant, own in runs.items()
+    }
+    if any(failed.values()):
+        counts = "; ".join(f"{variant} {failed[variant]} of {len(own)}" for variant, own in runs.items())
+        lines.append(f"- runs that learned next to nothing (CER of {NOTHING_LEARNED:.0f} % or more): {counts}.")
     if finding.axis and len(runs) > 2:
         factor, exponent, fit = power_law(finding, runs)
         lines.append(
