@@ -263,11 +263,11 @@ def pause(run: Run, model: torch.nn.Module, optimizer: AcceleratedOptimizer) -> 
         raise UserError(f"no utterance could be used; {progress.left_out()}: {progress.reasons()}")
     if progress.step and (must_validate or must_stop or is_regular or run.is_over):
         save(run, model, optimizer)
-    if must_stop and run.interruption.error is not None:
-        if progress.saved_step == progress.step:
-            tqdm.write(f"saved at step {progress.step}{how_to_continue(run.settings)}")
-        raise run.interruption.error
     if must_stop:
+        if run.interruption.error is not None:
+            if progress.saved_step == progress.step:
+                tqdm.write(f"saved at step {progress.step}{how_to_continue(run.settings)}")
+            raise run.interruption.error
         raise Interrupted(run.interruption.number or signal.SIGTERM)  # 0: another process is the reason
     if must_validate:
         with run.interruption.deferred(False):

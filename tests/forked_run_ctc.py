@@ -8,6 +8,7 @@ import functools
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,6 +21,18 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 TIMEOUT = 300  # seconds
+
+
+def free_port() -> int:
+    """One that processes can find each other at."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+def become_one_of(processes: int, rank: int, port: int) -> None:
+    """Tells this process what a launcher would."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
 
 
 @functools.cache

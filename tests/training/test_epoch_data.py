@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import datasets
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from forked_run_ctc import become_one_of, free_port
 
 from modeling_deepspeech2.data.batching import Batching
 from modeling_deepspeech2.data.loader import Batches
@@ -42,11 +42,10 @@ def make_run(processes: int) -> Run:
     )
 
 
-def read_an_epoch(rank: int, processes: int, folder: Path) -> None:
+def read_an_epoch(rank: int, processes: int, port: int, folder: Path) -> None:
     """One of several processes writes the names in its parts, step by step, and which files it finds in the end."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-    os.environ |= {name: str(value) for name, value in place.items()}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": (folder / "port").read_text(), "ACCELERATE_USE_CPU": "true"}
+    become_one_of(processes, rank, port)
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     AcceleratorState._reset_state(reset_partial_state=True)  # of tests before this one
     run = make_run(processes)
     assert run.readers == processes
@@ -61,11 +60,8 @@ def read_an_epoch(rank: int, processes: int, folder: Path) -> None:
 def test_processes_share_a_copy_in_order_of_length(tmp_path, monkeypatch):
     """Three of them, of which each reads its own parts; the file has no name any more when they begin."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        (tmp_path / "port").write_text(str(found.getsockname()[1]))
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=read_an_epoch, args=(rank, 3, tmp_path)) for rank in range(3)]
+    context, port = multiprocessing.get_context("fork"), free_port()
+    processes = [context.Process(target=read_an_epoch, args=(rank, 3, port, tmp_path)) for rank in range(3)]
     for process in processes:
         process.start()
     for process in processes:

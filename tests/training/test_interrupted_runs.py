@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 import soundfile
 import torch
 from filelock import FileLock
-from forked_run_ctc import TIMEOUT, run_ctc_in_a_fork, start_run_ctc_in_a_fork
+from forked_run_ctc import TIMEOUT, become_one_of, free_port, run_ctc_in_a_fork, start_run_ctc_in_a_fork
 from safetensors.numpy import load_file, save_file
 from test_run_ctc import write_shard
 
@@ -189,42 +188,45 @@ def test_data_that_break_within_an_epoch_cost_no_step(workers, shard, tmp_path):
     assert weights(tmp_path / "run") == weights(tmp_path / "undisturbed")
 
 
-def join(rank: int, port: int, before: Callable[[], None] | None) -> None:
-    """Makes this process one of two."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1")
-    if before is not None:
-        before()
+def join(rank: int, port: int, before: Callable[[], None]) -> None:
+    become_one_of(2, rank, port)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    before()
 
 
-def run_on_two(output: Path, *arguments: str, before: Callable[[], None] | None = None) -> list[tuple[int, str]]:
-    """Status and output of both; `before` is called in the second one."""
-    settings, processes = [*SETTINGS.split(), f"--output_dir={output}", *arguments], []
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    for rank in range(2):
-        printed = output.with_name(f"printed-{rank}")
+def nothing() -> None:
+    pass
+
+
+def run_on_two(output: Path, own: list[list[str]], befores: tuple[Callable, Callable] = (nothing, nothing)) -> list:
+    """Two processes with arguments of their own, and what each calls first -> status and output of each."""
+    port, processes = free_port(), []
+    for rank, (arguments, before) in enumerate(zip(own, befores, strict=True)):
+        settings, printed = [*SETTINGS.split(), f"--output_dir={output}", *arguments], output.with_name(f"printed-{rank}")
         printed.touch()
-        prepare = functools.partial(join, rank, port, before if rank else None)
+        prepare = functools.partial(join, rank, port, before)
         processes.append((start_run_ctc_in_a_fork(settings, str(printed), prepare), printed))
     for process, _ in processes:
         process.join(TIMEOUT)
     return [(process.exitcode, printed.read_text()) for process, printed in processes]
 
 
-def test_data_that_one_of_two_processes_cannot_read_cost_no_step(shard, tmp_path):
-    """Both learn of it at the end of a step and save it together; the other one does not wait for ever."""
-    whole_shard = shard.read_bytes()
-    settings = [*settings_for(shard), "--per_device_train_batch_size=4"]
-    ends = run_on_two(tmp_path / "run", *settings, before=damage_row(59, shard))
+@pytest.mark.parametrize("failing", [0, 1])
+def test_data_that_one_of_two_processes_cannot_read_cost_no_step(failing, shard, tmp_path):
+    """Each has a copy of the data, as on two machines. Both learn of it at the end of a step, and save it together."""
+    shards = [shard, tmp_path / "other" / shard.name]
+    shutil.copytree(shard.parent, shards[1].parent)
+    own = [[*settings_for(one), "--per_device_train_batch_size=4"] for one in shards]
+    whole_shard, befores = shard.read_bytes(), [nothing, nothing]
+    befores[failing] = damage_row(59, shards[failing])
+    ends = run_on_two(tmp_path / "run", own, tuple(befores))
+    assert [status for status, _ in ends] == [1 if rank == failing else 143 for rank in (0, 1)], ends
+    assert f"{shards[failing]} cannot be read" in ends[failing][1] and "continue with: " in ends[1 - failing][1]
     [saved] = checkpoints(tmp_path / "run")
-    step = int(saved.name.removeprefix("step-"))
-    assert 1 <= step < 9
-    assert any(status == 1 and f"{shard} cannot be read" in printed for status, printed in ends), ends
-    assert all(status == 1 or status == 143 and "continue with: " in printed for status, printed in ends), ends
-    shard.write_bytes(whole_shard)
+    assert 1 <= int(saved.name.removeprefix("step-")) < 9
+    shards[failing].write_bytes(whole_shard)
     for name, *more in (("run", "--resume"), ("undisturbed",)):
-        assert [status for status, _ in run_on_two(tmp_path / name, *settings, *more)] == [0, 0]
+        assert [status for status, _ in run_on_two(tmp_path / name, [[*one, *more] for one in own])] == [0, 0]
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "undisturbed"))
     for name, array in expected.items():
         assert np.allclose(found[name], array, rtol=1e-4, atol=1e-6), name
