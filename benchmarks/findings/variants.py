@@ -301,8 +301,9 @@ FINDINGS = {
         "What each augmentation of the English recipe does",
         "Noise is added to 40 % of the utterances (section 5.3).",
         "The English checkpoint of commit 191fcd6, trained on for 300 steps of 64 s (5.3 hours of speech) with all "
-        "augmentations of `recipes/english.yaml`, with all but one, with one more, or with none; measured on the four "
-        "validation splits. So short a run shows how soon a trained model adapts to easier clips, not what many epochs gain.",
+        "augmentations of `recipes/english.yaml`, with all but one, with one more, or with none; measured on the "
+        "four validation splits. So short a run shows how soon a trained model adapts to easier clips, not what many "
+        "epochs gain.",
         {"all": _ENGLISH}
         | {f"no {name}": _ENGLISH | {field: 0} for name, field in _AUGMENTATIONS.items()}
         | {"none": _ENGLISH | dict.fromkeys(_AUGMENTATIONS.values(), 0)}
