@@ -203,11 +203,13 @@ def run_on_two(output: Path, own: list[list[str]], befores: tuple[Callable, Call
     port, processes = free_port(), []
     for rank, (arguments, before) in enumerate(zip(own, befores, strict=True)):
         settings, printed = [*SETTINGS.split(), f"--output_dir={output}", *arguments], output.with_name(f"printed-{rank}")
-        printed.touch()
+        printed.write_text("")  # runs of before wrote there, too
         prepare = functools.partial(join, rank, port, before)
         processes.append((start_run_ctc_in_a_fork(settings, str(printed), prepare), printed))
     for process, _ in processes:
         process.join(TIMEOUT)
+        process.kill()  # it has ended, unless it hangs
+        process.join()
     return [(process.exitcode, printed.read_text()) for process, printed in processes]
 
 
